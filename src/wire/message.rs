@@ -1,0 +1,422 @@
+//! The messages, their type numbers and their limits.
+//!
+//! One table, [`FromGuest`] and [`FromHost`], says which message goes which way, under which
+//! number, how long it may be. `docs/protocol.md` tells what each means and when it is sent.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    codec::{self, DecodeError},
+    frame::Frame,
+    names::NameTables,
+    problem::Problem,
+    state::DesiredState,
+    status::{Digest, Observed, Stamp, Status},
+};
+
+/// The protocol version this crate speaks.
+pub const PROTOCOL: u16 = 1;
+/// The oldest protocol version this crate speaks.
+pub const PROTOCOL_MIN: u16 = 1;
+/// The TCP port a host listens on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7373;
+/// The longest payload, in bytes, of a type this crate does not know: it is skipped.
+pub const UNKNOWN_LIMIT: usize = 64 << 10;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// The guest's first message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The oldest protocol version the guest speaks.
+    pub protocol_min: u16,
+    /// The newest.
+    pub protocol_max: u16,
+    /// Who it is, a [`GuestId`](crate::value::GuestId).
+    pub guest: String,
+    /// The agent's version.
+    pub agent_version: String,
+    /// What the agent can do beyond its protocol version. None are defined yet.
+    pub capabilities: Vec<String>,
+    /// The kernel's `boot_id`: another one means that the guest has restarted.
+    pub boot_id: String,
+    /// The desired state in force, if any.
+    pub applied: Option<Stamp>,
+    /// The name tables in force, if any.
+    pub names: Option<Stamp>,
+}
+
+/// The host's answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The protocol version both will speak, in the range the guest gave.
+    pub protocol: u16,
+    /// The host's version.
+    pub host_version: String,
+    /// How often each end sends [`Ping`], in milliseconds, 100 to 60,000. Three intervals of
+    /// silence end the connection.
+    pub heartbeat_ms: u32,
+}
+
+/// The host wants nothing of this guest. The connection ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Why, one line.
+    pub reason: String,
+}
+
+/// Are you there? Answered by [`Pong`] with the same nonce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// Any number.
+    pub nonce: u64,
+}
+
+/// I am here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// The number of the [`Ping`].
+    pub nonce: u64,
+}
+
+/// Make it so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apply {
+    /// The document's number.
+    pub generation: u64,
+    /// The document.
+    pub state: DesiredState,
+}
+
+/// A desired state has arrived; nothing is said yet of what comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Received {
+    /// Its number.
+    pub generation: u64,
+}
+
+/// A desired state is in force: read back from the kernel and found right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Its number and digest.
+    pub stamp: Stamp,
+    /// How many operations it took on the kernel; 0 when everything was right already.
+    pub operations: u32,
+    /// Microseconds from its arrival to its verification.
+    pub took_us: u64,
+    /// The kernel's view.
+    pub observed: Observed,
+}
+
+/// A desired state is not in force; the one before still is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// Its number.
+    pub generation: u64,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// Why a desired state could not be put in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// How far it came.
+    pub phase: Phase,
+    /// Everything that is wrong, each with its path in the document.
+    pub problems: Vec<Problem>,
+    /// The operation that failed, for [`Phase::Apply`].
+    pub operation: Option<FailedOperation>,
+    /// Whether the guest is as it was before: `true` also when nothing was touched.
+    pub restored: bool,
+}
+
+/// How far a desired state came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its number is not newer than the one in force. Nothing was touched.
+    Generation,
+    /// The document is wrong in itself. Nothing was touched.
+    Check,
+    /// The document does not fit this machine. Nothing was touched.
+    Plan,
+    /// The kernel refused an operation.
+    Apply,
+    /// A file under `/etc` or the host name could not be written.
+    Files,
+    /// Reading back, the kernel was not as desired in time.
+    Verify,
+}
+
+/// An operation the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedOperation {
+    /// What was tried: `add route 0.0.0.0/0 via 172.18.0.1 dev 2`.
+    pub operation: String,
+    /// The error's name: `ENETUNREACH`.
+    pub errno: String,
+    /// The kernel's own words (extended acknowledgement), often empty.
+    pub kernel: String,
+}
+
+/// These are the names, all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// The document's number, strictly increasing.
+    pub version: u64,
+    /// The document.
+    pub tables: NameTables,
+}
+
+/// Name tables are in force: every query from now on is answered by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesApplied {
+    /// Their number and digest.
+    pub stamp: Stamp,
+}
+
+/// Name tables were refused; the ones before are still in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesFailed {
+    /// Their number.
+    pub version: u64,
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// Something happened in the guest. Sent once; dropped, and counted, when the host does not
+/// keep up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since the guest's kernel started.
+    pub uptime_ms: u64,
+    /// Events dropped before this one since the agent started.
+    pub dropped: u64,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What can happen in a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// The workload runs.
+    WorkloadStarted {
+        /// Its process id.
+        pid: u32,
+    },
+}
+
+/// The workload has ended. Sent again on each connection until [`ExitSeen`] comes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadExited {
+    /// How it ended.
+    pub exit: Exit,
+}
+
+/// How a workload ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It returned this code, 0 to 255.
+    Code(i32),
+    /// This signal ended it. Docker shows 128 and the signal's number.
+    Signal(i32),
+    /// It could not be started: 127 in Docker's terms when the program is missing, else 126.
+    NotStarted(String),
+}
+
+/// The host has noted the workload's end; the guest may power off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitSeen;
+
+/// End the workload with SIGTERM, after the grace with SIGKILL, and power off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// How long the workload has after SIGTERM, in milliseconds.
+    pub grace_ms: u32,
+}
+
+/// Why a frame is not a message. The connection ends: one end is broken.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} (type {kind}): {source}")]
+pub struct MessageError {
+    /// The message's name.
+    name: &'static str,
+    /// Its type number.
+    kind: u16,
+    /// What is wrong with its payload.
+    source: DecodeError,
+}
+
+/// Declares the messages of one direction. `$limit` is in bytes.
+macro_rules! messages {
+    ($(#[$doc:meta])* $direction:ident { $($name:ident = $kind:literal, $limit:expr;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum $direction {
+            $(
+                #[doc = concat!("Type ", stringify!($kind), ".")]
+                $name($name),
+            )+
+        }
+
+        impl $direction {
+            /// The message in `frame`, or `None` when its type or version is not known here:
+            /// such a frame is skipped and counted.
+            pub fn from_frame(frame: &Frame) -> Result<Option<Self>, MessageError> {
+                match (frame.kind, frame.version) {
+                    $(
+                        ($kind, 1) => match codec::decode::<$name, { $limit }>(&frame.payload) {
+                            Ok(message) => Ok(Some(Self::$name(message))),
+                            Err(source) => Err(MessageError { name: stringify!($name), kind: $kind, source }),
+                        },
+                    )+
+                    _ => Ok(None),
+                }
+            }
+
+            /// The frame that carries this message.
+            pub fn to_frame(&self) -> Frame {
+                match self {
+                    $(
+                        Self::$name(message) => Frame {
+                            kind: $kind,
+                            version: 1,
+                            payload: codec::encode(message).into(),
+                        },
+                    )+
+                }
+            }
+        }
+
+        $(
+            impl From<$name> for $direction {
+                fn from(message: $name) -> Self {
+                    Self::$name(message)
+                }
+            }
+        )+
+
+        impl $direction {
+            /// The limit of `kind` in bytes, if it is one of these.
+            const fn limit(kind: u16) -> Option<usize> {
+                match kind {
+                    $($kind => Some($limit),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+messages! {
+    /// What a guest says.
+    FromGuest {
+        Hello = 1, 4 * KIB;
+        Ping = 4, 16;
+        Pong = 5, 16;
+        Received = 17, 16;
+        Verified = 18, 4 * MIB;
+        Failed = 19, MIB;
+        NamesApplied = 33, 64;
+        NamesFailed = 34, MIB;
+        Status = 48, 4 * MIB;
+        Event = 49, 4 * KIB;
+        WorkloadExited = 50, 4 * KIB;
+    }
+}
+
+messages! {
+    /// What a host says.
+    FromHost {
+        Welcome = 2, KIB;
+        Refused = 3, KIB;
+        Ping = 4, 16;
+        Pong = 5, 16;
+        Apply = 16, 4 * MIB;
+        Names = 32, 16 * MIB;
+        ExitSeen = 51, 16;
+        Stop = 64, 16;
+    }
+}
+
+/// The longest payload a message of this type may have, in bytes.
+pub const fn limit(kind: u16) -> usize {
+    match (FromGuest::limit(kind), FromHost::limit(kind)) {
+        (Some(limit), _) | (None, Some(limit)) => limit,
+        (None, None) => UNKNOWN_LIMIT,
+    }
+}
+
+/// The digest of a desired state, as [`Stamp`] has it.
+pub fn state_digest(state: &DesiredState) -> Digest {
+    codec::digest(state)
+}
+
+/// The digest of name tables, as [`Stamp`] has it.
+pub fn names_digest(tables: &NameTables) -> Digest {
+    codec::digest(tables)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_claimed_length_does_not_allocate() {
+        // A Names message that says it has 2^63 networks.
+        let mut payload = vec![1, 5, 253];
+        payload.extend((1_u64 << 63).to_le_bytes());
+        let frame = Frame { kind: 32, version: 1, payload: payload.into() };
+        assert!(FromHost::from_frame(&frame).is_err());
+    }
+
+    #[test]
+    fn trailing_bytes_are_an_error() {
+        let mut frame = FromHost::from(Ping { nonce: 7 }).to_frame();
+        frame.payload = [&frame.payload[..], &[0]].concat().into();
+        let error = FromHost::from_frame(&frame).unwrap_err().to_string();
+        assert!(error.contains("Ping"), "{error}");
+    }
+
+    #[test]
+    fn unknown_types_and_versions_are_skipped() {
+        let mut frame = FromHost::from(Ping { nonce: 7 }).to_frame();
+        frame.version = 2;
+        assert_eq!(FromHost::from_frame(&frame).unwrap(), None);
+        frame.kind = 999;
+        assert_eq!(FromGuest::from_frame(&frame).unwrap(), None);
+    }
+
+    #[test]
+    fn the_fullest_names_fit_their_limit() {
+        let endpoint = |n: usize| crate::names::EndpointNames {
+            names: vec![format!("container-number-{n:06}"), format!("{n:012x}")],
+            addresses: vec!["172.18.255.254".into()],
+        };
+        let tables = NameTables {
+            ttl_seconds: 5,
+            networks: vec![crate::names::NetworkNames {
+                network: "net".into(),
+                endpoints: (0..crate::names::MAX_ENDPOINTS).map(endpoint).collect(),
+            }],
+        };
+        let names = FromHost::from(Names { version: 1, tables });
+        let frame = names.to_frame();
+        assert!(frame.payload.len() <= limit(frame.kind), "{}", frame.payload.len());
+        assert_eq!(FromHost::from_frame(&frame).unwrap(), Some(names));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(kind in 0_u16..70, bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let frame = Frame { kind, version: 1, payload: bytes.into() };
+            let _ = FromGuest::from_frame(&frame);
+            let _ = FromHost::from_frame(&frame);
+        }
+    }
+}
