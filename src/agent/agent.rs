@@ -1,0 +1,342 @@
+//! Putting a desired state in force: check → plan → kernel → verify, or back to what was.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use tether_wire::{
+    check::Desired,
+    message::{
+        Failed, FailedOperation, Failure, NamesApplied, NamesFailed, Phase, Verified, names_digest,
+        state_digest,
+    },
+    names::NameTables,
+    problem::Problem,
+    state::{DesiredState, Workload},
+    status::{Condition, Observed, Stamp, Status},
+    value::MacAddr,
+};
+use tokio::time::{sleep_until, timeout_at};
+
+use crate::{
+    dns,
+    files::{Files, Snapshot},
+    kernel::{Kernel, KernelError},
+    names::Names,
+    plan::{self, KernelState, Operation, Progress, Target},
+    report,
+};
+
+/// How long the kernel may take until everything is usable: duplicate-address detection takes
+/// up to 2 s (RFC 4862), a link's negotiation some more.
+const SETTLE: Duration = Duration::from_secs(10);
+
+/// How often the difference is planned anew when the kernel, read back, is not as it was told
+/// to be: side effects of an operation (a secondary address gone with its primary) take one
+/// more round.
+const ROUNDS: u32 = 4;
+
+/// The agent's knowledge of what is in force, and its hands.
+#[derive(Debug)]
+pub struct Agent {
+    kernel: Kernel,
+    dns: dns::Server,
+    files: Files,
+    management: Option<MacAddr>,
+    applied: Option<Stamp>,
+    names: Option<Stamp>,
+    workload: Option<Workload>,
+}
+
+impl Agent {
+    /// An agent that has applied nothing yet.
+    pub fn new(kernel: Kernel, dns: dns::Server, files: Files, management: Option<MacAddr>) -> Self {
+        Self { kernel, dns, files, management, applied: None, names: None, workload: None }
+    }
+
+    /// The desired state in force.
+    pub fn applied(&self) -> Option<Stamp> {
+        self.applied
+    }
+
+    /// The name tables in force.
+    pub fn names(&self) -> Option<Stamp> {
+        self.names
+    }
+
+    /// The workload of the desired state in force.
+    pub fn workload(&self) -> Option<&Workload> {
+        self.workload.as_ref()
+    }
+
+    /// Waits until the kernel may have changed.
+    pub async fn kernel_changed(&self) {
+        self.kernel.changed().await;
+    }
+
+    /// Puts `state` in force, or says why not and leaves everything as it was.
+    pub async fn apply(&mut self, generation: u64, state: &DesiredState) -> Result<Verified, Failed> {
+        let started = Instant::now();
+        let stamp = Stamp { generation, digest: state_digest(state) };
+        let outcome = match self.judge(stamp) {
+            Err(failure) => Err(failure),
+            Ok(Verdict::InForce) => self.observed().await.map(|observed| (0, observed)),
+            Ok(Verdict::New) => self.put_in_force(state).await,
+        };
+        match outcome {
+            Ok((operations, observed)) => {
+                self.applied = Some(stamp);
+                let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                tracing::info!(generation, operations, took_us, "network verified");
+                Ok(Verified { stamp, operations, took_us, observed })
+            }
+            Err(failure) => {
+                for problem in &failure.problems {
+                    tracing::error!(generation, phase = ?failure.phase, "{problem}");
+                }
+                Err(Failed { generation, failure })
+            }
+        }
+    }
+
+    /// Answers by `tables` from now on, or says everything that is wrong with them.
+    pub fn set_names(&mut self, version: u64, tables: &NameTables) -> Result<NamesApplied, NamesFailed> {
+        let stamp = Stamp { generation: version, digest: names_digest(tables) };
+        let failed = |problems| NamesFailed { version, problems };
+        if let Judgement::Stale(problem) = judge(self.names, stamp) {
+            return Err(failed(vec![problem]));
+        }
+        let checked = tables.check().map_err(failed)?;
+        self.dns.set_names(Names::new(&checked));
+        self.names = Some(stamp);
+        tracing::debug!(version, "names in force");
+        Ok(NamesApplied { stamp })
+    }
+
+    /// What there is to report.
+    pub async fn status(&self, skipped_frames: u64) -> Status {
+        let mut conditions = Vec::new();
+        let mut condition = |part: &str, message: String| {
+            conditions.push(Condition { part: part.to_owned(), message });
+        };
+        if let Some(message) = self.dns.condition() {
+            condition("dns", message);
+        }
+        let observed = match self.kernel.observe().await {
+            Ok(state) => report::observed(&state, self.management),
+            Err(error) => {
+                condition("kernel", format!("cannot be read: {error}"));
+                Observed::default()
+            }
+        };
+        Status {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: report::uptime_ms(),
+            rss_kib: report::rss_kib(),
+            applied: self.applied,
+            names: self.names,
+            observed,
+            dns: self.dns.counters(),
+            skipped_frames,
+            conditions,
+        }
+    }
+
+    /// Whether a document is worth reading.
+    fn judge(&self, stamp: Stamp) -> Result<Verdict, Failure> {
+        match judge(self.applied, stamp) {
+            Judgement::New => Ok(Verdict::New),
+            Judgement::Same => Ok(Verdict::InForce),
+            Judgement::Stale(problem) => Err(untouched(Phase::Generation, vec![problem])),
+        }
+    }
+
+    /// The kernel's view, for a state that is in force already.
+    async fn observed(&self) -> Result<Observed, Failure> {
+        match self.kernel.observe().await {
+            Ok(state) => Ok(report::observed(&state, self.management)),
+            Err(error) => Err(untouched(Phase::Verify, vec![cannot_read(&error)])),
+        }
+    }
+
+    /// The procedure of `docs/design.md`, "How a configuration is carried out".
+    async fn put_in_force(&mut self, state: &DesiredState) -> Result<(u32, Observed), Failure> {
+        let desired = state.check().map_err(|problems| untouched(Phase::Check, problems))?;
+        let before =
+            self.kernel.observe().await.map_err(|e| untouched(Phase::Plan, vec![cannot_read(&e)]))?;
+        let target = plan::target(&desired, &before, self.management)
+            .map_err(|problems| untouched(Phase::Plan, problems))?;
+        let files = self.files.snapshot();
+        match self.reach(&desired, &target, before.clone()).await {
+            Ok((operations, now)) => {
+                self.dns.set_upstreams(upstreams(&desired, &now));
+                self.workload.clone_from(&desired.workload);
+                Ok((operations, report::observed(&now, self.management)))
+            }
+            Err(failure) => {
+                let restored = self.roll_back(before, &files).await;
+                Err(Failure { restored, ..failure })
+            }
+        }
+    }
+
+    /// Makes kernel and files as desired and waits until they are usable.
+    async fn reach(
+        &mut self,
+        desired: &Desired,
+        target: &Target,
+        now: KernelState,
+    ) -> Result<(u32, KernelState), Failure> {
+        let end = tokio::time::Instant::now() + SETTLE;
+        let (mut operations, mut now) = self.converge(target, now).await?;
+        self.files.put_in_force(desired).map_err(|problem| untouched(Phase::Files, vec![problem]))?;
+        loop {
+            match plan::settled(target, &now) {
+                Progress::Settled => return Ok((operations, now)),
+                Progress::Wrong(problems) => return Err(untouched(Phase::Verify, problems)),
+                Progress::Different => {
+                    let more;
+                    (more, now) = self.converge(target, now).await?;
+                    operations += more;
+                }
+                Progress::Waiting(problems) => {
+                    if timeout_at(end, self.kernel.changed()).await.is_err() {
+                        return Err(untouched(Phase::Verify, problems));
+                    }
+                    now = self.read_back().await?;
+                }
+            }
+        }
+    }
+
+    /// Carries out the difference between `now` and `target` until there is none.
+    async fn converge(&self, target: &Target, mut now: KernelState) -> Result<(u32, KernelState), Failure> {
+        let mut done = 0;
+        for _ in 0..ROUNDS {
+            let operations = plan::diff(&now, &target.state);
+            if operations.is_empty() {
+                return Ok((done, now));
+            }
+            for operation in &operations {
+                tracing::debug!(%operation);
+                self.kernel.carry_out(operation).await.map_err(|e| refused(target, operation, &e))?;
+                done += 1;
+            }
+            now = self.read_back().await?;
+        }
+        let left = plan::diff(&now, &target.state);
+        if left.is_empty() {
+            return Ok((done, now));
+        }
+        let problem = |operation| {
+            let message = format!("does not stay: after {ROUNDS} rounds it still needs \"{operation}\"");
+            Problem::new(path_of(target, operation), message)
+        };
+        Err(untouched(Phase::Verify, left.iter().map(problem).collect()))
+    }
+
+    async fn read_back(&self) -> Result<KernelState, Failure> {
+        self.kernel.observe().await.map_err(|error| untouched(Phase::Verify, vec![cannot_read(&error)]))
+    }
+
+    /// Goes back to `before`. Says whether kernel and files, read back, are as they were.
+    async fn roll_back(&mut self, before: KernelState, files: &Snapshot) -> bool {
+        let files = self.files.restore(files);
+        let target = Target::of(before);
+        let kernel = match self.kernel.observe().await {
+            Ok(now) => self.converge(&target, now).await.is_ok(),
+            Err(_) => false,
+        };
+        if !(files && kernel) {
+            tracing::error!(files, kernel, "rolling back did not restore everything");
+        }
+        files && kernel
+    }
+}
+
+/// What to do with a document that is not stale.
+enum Verdict {
+    New,
+    InForce,
+}
+
+/// What a document's number says.
+enum Judgement {
+    New,
+    Same,
+    Stale(Problem),
+}
+
+/// Numbers only grow. The one in force may come again, unchanged; another document under its
+/// number or a lower one is a host that has lost its memory, or somebody else.
+fn judge(in_force: Option<Stamp>, new: Stamp) -> Judgement {
+    match in_force {
+        Some(now) if new == now => Judgement::Same,
+        Some(now) if new.generation <= now.generation => Judgement::Stale(Problem::new(
+            "generation",
+            format!(
+                "{} is not newer than {}, which is in force with other content",
+                new.generation, now.generation
+            ),
+        )),
+        _ => Judgement::New,
+    }
+}
+
+/// A failure whose rollback, if there is anything to roll back, the caller does.
+fn untouched(phase: Phase, problems: Vec<Problem>) -> Failure {
+    Failure { phase, problems, operation: None, restored: true }
+}
+
+fn cannot_read(error: &KernelError) -> Problem {
+    Problem::new("interfaces", format!("the kernel cannot be read: {error}"))
+}
+
+fn refused(target: &Target, operation: &Operation, error: &KernelError) -> Failure {
+    Failure {
+        phase: Phase::Apply,
+        problems: vec![Problem::new(path_of(target, operation), format!("{operation}: {error}"))],
+        operation: Some(FailedOperation {
+            operation: operation.to_string(),
+            errno: error.name(),
+            kernel: error.words().to_owned(),
+        }),
+        restored: false,
+    }
+}
+
+/// Where in the document the wish stands that an operation serves.
+fn path_of(target: &Target, operation: &Operation) -> String {
+    match operation {
+        Operation::Rename { link, .. } => format!("{}.name", target.link_path(*link)),
+        Operation::SetMtu { link, .. } => format!("{}.mtu", target.link_path(*link)),
+        Operation::LinkDown { link, .. } | Operation::LinkUp { link, .. } => target.link_path(*link),
+        Operation::AddAddress(address) | Operation::RemoveAddress(address) => target.address_path(address),
+        Operation::AddRoute(route) | Operation::ReplaceRoute(route) | Operation::RemoveRoute(route) => {
+            target.route_path(route)
+        }
+    }
+}
+
+/// Where to ask for names that are not ours: the document's servers without any that is this
+/// machine itself, which would ask itself for ever.
+fn upstreams(desired: &Desired, now: &KernelState) -> Vec<std::net::SocketAddr> {
+    let own = |ip: IpAddr| ip.is_loopback() || now.addresses.iter().any(|a| a.prefix.address() == ip);
+    let index = |name: &str| now.links.iter().find(|link| link.name == name).map_or(0, |link| link.index);
+    (desired.upstreams.iter())
+        .filter(|upstream| !own(upstream.address))
+        .map(|upstream| {
+            let scope = upstream.scope.as_ref().map_or(0, |name| index(name.as_str()));
+            upstream.socket_address(scope)
+        })
+        .collect()
+}
+
+/// Sleeps until `at`, or for ever.
+pub async fn sleep_until_some(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

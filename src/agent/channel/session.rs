@@ -1,0 +1,330 @@
+//! One connection's life, over any byte stream.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use futures_util::{SinkExt, StreamExt};
+use tether_wire::{
+    frame::{FrameCodec, FrameError},
+    message::{
+        FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Welcome, WorkloadExited,
+    },
+    value::GuestId,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
+use tokio_util::codec::Framed;
+
+use super::State;
+
+/// How long the host may take to answer the greeting, and either end to take what it is sent.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Silence of this many heartbeat intervals ends a connection.
+const SILENT_INTERVALS: u32 = 3;
+
+/// What lives longer than one connection.
+pub(super) struct Session {
+    pub(super) guest: GuestId,
+    pub(super) boot_id: String,
+    pub(super) inbox: mpsc::Sender<FromHost>,
+    pub(super) outbox: mpsc::Receiver<FromGuest>,
+    pub(super) state: watch::Receiver<State>,
+    pub(super) skipped: Arc<AtomicU64>,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The host does not want this guest.
+    Refused(String),
+    /// The host did not greet as it should.
+    NoWelcome(String),
+    /// It worked, until then.
+    Lost(String),
+}
+
+impl End {
+    /// Whether the host had accepted this guest.
+    pub(super) fn was_welcome(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(reason) => write!(f, "the host refuses this guest: {reason}"),
+            Self::NoWelcome(reason) => write!(f, "the host did not greet: {reason}"),
+            Self::Lost(reason) => write!(f, "the tether is lost: {reason}"),
+        }
+    }
+}
+
+/// What can go wrong with a connection that was accepted.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the host has closed it")]
+    Closed,
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Message(#[from] MessageError),
+    #[error("the host was silent for {0:?}")]
+    Silent(Duration),
+    #[error("the host does not read")]
+    Stuck,
+}
+
+type Stream<S> = Framed<S, FrameCodec>;
+
+impl Session {
+    /// Greets the host and carries messages until the connection ends.
+    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: S) -> End {
+        let mut stream = Framed::new(stream, FrameCodec);
+        let welcome = match timeout(PATIENCE, self.greet(&mut stream)).await {
+            Ok(Ok(welcome)) => welcome,
+            Ok(Err(end)) => return end,
+            Err(_) => return End::NoWelcome(format!("no answer in {PATIENCE:?}")),
+        };
+        tracing::info!(protocol = welcome.protocol, host = welcome.host_version, "tether up");
+        // Replies to an earlier connection mean nothing to this one.
+        while self.outbox.try_recv().is_ok() {}
+        match self.carry(&mut stream, Duration::from_millis(welcome.heartbeat_ms.into())).await {
+            Ok(()) => End::Lost("the agent is stopping".to_owned()),
+            Err(broken) => End::Lost(broken.to_string()),
+        }
+    }
+
+    /// Says hello and waits for the welcome.
+    async fn greet<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: &mut Stream<S>) -> Result<Welcome, End> {
+        let (applied, names) = {
+            let state = self.state.borrow();
+            (state.applied, state.names)
+        };
+        let hello = Hello {
+            protocol_min: PROTOCOL_MIN,
+            protocol_max: PROTOCOL,
+            guest: self.guest.to_string(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: Vec::new(),
+            boot_id: self.boot_id.clone(),
+            applied,
+            names,
+        };
+        let no_welcome = |error: String| End::NoWelcome(error);
+        stream.send(FromGuest::from(hello).to_frame()).await.map_err(|e| no_welcome(e.to_string()))?;
+        loop {
+            let frame = match stream.next().await {
+                None => return Err(no_welcome("it has closed the connection".to_owned())),
+                Some(frame) => frame.map_err(|e| no_welcome(e.to_string()))?,
+            };
+            match FromHost::from_frame(&frame).map_err(|e| no_welcome(e.to_string()))? {
+                Some(FromHost::Welcome(welcome)) => return check_welcome(welcome).map_err(no_welcome),
+                Some(FromHost::Refused(refused)) => return Err(End::Refused(refused.reason)),
+                Some(_) => return Err(no_welcome("it has begun with another message".to_owned())),
+                None => drop(self.skipped.fetch_add(1, Relaxed)),
+            }
+        }
+    }
+
+    /// Carries messages both ways; `Ok` when the agent itself is going away.
+    async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut Stream<S>,
+        heartbeat: Duration,
+    ) -> Result<(), Broken> {
+        let silence = heartbeat * SILENT_INTERVALS;
+        let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut heard, mut nonce) = (Instant::now(), 0);
+        // Whatever the last connection was told, this host has not heard it.
+        self.state.mark_changed();
+        loop {
+            tokio::select! {
+                frame = stream.next() => {
+                    let frame = frame.ok_or(Broken::Closed)??;
+                    heard = Instant::now();
+                    match FromHost::from_frame(&frame)? {
+                        Some(FromHost::Ping(Ping { nonce })) => send(stream, Pong { nonce }).await?,
+                        Some(FromHost::Pong(_)) => {}
+                        Some(message) => {
+                            if self.inbox.send(message).await.is_err() {
+                                return Ok(());
+                            }
+                        }
+                        None => drop(self.skipped.fetch_add(1, Relaxed)),
+                    }
+                }
+                message = self.outbox.recv() => match message {
+                    Some(message) => send(stream, message).await?,
+                    None => return Ok(()),
+                },
+                changed = self.state.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let state = self.state.borrow_and_update().clone();
+                    if let Some(status) = state.status {
+                        send(stream, Arc::unwrap_or_clone(status)).await?;
+                    }
+                    if let Some(exit) = state.exit.filter(|_| !state.exit_seen) {
+                        send(stream, WorkloadExited { exit }).await?;
+                    }
+                }
+                _ = beat.tick() => {
+                    if heard.elapsed() > silence {
+                        return Err(Broken::Silent(silence));
+                    }
+                    nonce += 1;
+                    send(stream, Ping { nonce }).await?;
+                }
+            }
+        }
+    }
+}
+
+/// A welcome that makes sense.
+fn check_welcome(welcome: Welcome) -> Result<Welcome, String> {
+    if !(PROTOCOL_MIN..=PROTOCOL).contains(&welcome.protocol) {
+        return Err(format!("it chose protocol {}, which was not offered", welcome.protocol));
+    }
+    if !(100..=60_000).contains(&welcome.heartbeat_ms) {
+        return Err(format!("its heartbeat of {} ms is not between 100 and 60000", welcome.heartbeat_ms));
+    }
+    Ok(welcome)
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Stream<S>,
+    message: impl Into<FromGuest>,
+) -> Result<(), Broken> {
+    match timeout(PATIENCE, stream.send(message.into().to_frame())).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(Broken::Stuck),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tether_wire::message::Received;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    struct Ends {
+        session: Session,
+        inbox: mpsc::Receiver<FromHost>,
+        outbox: mpsc::Sender<FromGuest>,
+        _state: watch::Sender<State>,
+        stream: DuplexStream,
+        host: Stream<DuplexStream>,
+    }
+
+    fn ends() -> Ends {
+        let (to_agent, inbox) = mpsc::channel(4);
+        let (outbox, from_agent) = mpsc::channel(4);
+        let (state, watched) = watch::channel(State::default());
+        let (stream, host) = duplex(1 << 16);
+        Ends {
+            session: Session {
+                guest: "server".parse().unwrap(),
+                boot_id: "b".into(),
+                inbox: to_agent,
+                outbox: from_agent,
+                state: watched,
+                skipped: Arc::default(),
+            },
+            inbox,
+            outbox,
+            _state: state,
+            stream,
+            host: Framed::new(host, FrameCodec),
+        }
+    }
+
+    async fn hear(host: &mut Stream<DuplexStream>) -> FromGuest {
+        let frame = host.next().await.unwrap().unwrap();
+        FromGuest::from_frame(&frame).unwrap().unwrap()
+    }
+
+    async fn say(host: &mut Stream<DuplexStream>, message: impl Into<FromHost>) {
+        host.send(message.into().to_frame()).await.unwrap();
+    }
+
+    const WELCOME: Welcome = Welcome { protocol: PROTOCOL, host_version: String::new(), heartbeat_ms: 1_000 };
+
+    #[tokio::test(start_paused = true)]
+    async fn greets_answers_pings_and_carries_messages() {
+        let mut ends = ends();
+        let host = async {
+            assert!(matches!(hear(&mut ends.host).await, FromGuest::Hello(_)));
+            say(&mut ends.host, WELCOME).await;
+            say(&mut ends.host, Ping { nonce: 7 }).await;
+            assert_eq!(hear(&mut ends.host).await, Pong { nonce: 7 }.into());
+            ends.outbox.send(Received { generation: 3 }.into()).await.unwrap();
+            assert_eq!(hear(&mut ends.host).await, Received { generation: 3 }.into());
+            say(&mut ends.host, tether_wire::message::ExitSeen).await;
+            assert!(matches!(ends.inbox.recv().await, Some(FromHost::ExitSeen(_))));
+            drop(ends.host);
+        };
+        let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
+        assert_eq!(end.to_string(), "the tether is lost: the host has closed it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_host_is_left_after_three_intervals() {
+        let mut ends = ends();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            while let Some(Ok(_)) = ends.host.next().await {}
+        };
+        let started = Instant::now();
+        let (end, ()) = tokio::join!(
+            async {
+                let end = ends.session.run(ends.stream).await;
+                (end, started.elapsed())
+            },
+            host
+        );
+        assert_eq!(end.0.to_string(), "the tether is lost: the host was silent for 3s");
+        assert!(end.1 <= Duration::from_secs(5), "{:?}", end.1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_never_greets_or_talks_something_else_is_left() {
+        let mut first = ends();
+        let end = first.session.run(first.stream).await;
+        assert!(matches!(end, End::NoWelcome(_)), "{end}");
+        let mut second = ends();
+        second.host.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\n").await.unwrap();
+        let end = second.session.run(second.stream).await;
+        assert!(matches!(end, End::NoWelcome(_)), "{end}");
+        assert!(!end.was_welcome());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_of_the_future_are_skipped_and_counted() {
+        let mut ends = ends();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            let strange = tether_wire::frame::Frame { kind: 900, version: 3, payload: vec![1, 2].into() };
+            ends.host.send(strange).await.unwrap();
+            say(&mut ends.host, Ping { nonce: 1 }).await;
+            assert_eq!(hear(&mut ends.host).await, Pong { nonce: 1 }.into());
+            drop(ends.host);
+        };
+        let (_, ()) = tokio::join!(ends.session.run(ends.stream), host);
+        assert_eq!(ends.session.skipped.load(Relaxed), 1);
+    }
+}

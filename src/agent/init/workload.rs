@@ -1,0 +1,116 @@
+//! The container's process, and everybody else's orphans.
+
+use std::{io, os::unix::process::CommandExt, process::Command};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use tether_wire::{message::Exit, state::Workload};
+
+/// Where programs are looked for, as in Docker's images.
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A workload that was started.
+#[derive(Debug)]
+pub struct Running {
+    pid: Pid,
+}
+
+impl Running {
+    /// Starts a checked workload, in a session of its own, on the console.
+    pub fn start(workload: &Workload) -> Result<Self, Exit> {
+        let not_started = |error: io::Error| {
+            let program = workload.argv.first().map_or("", String::as_str);
+            Exit::NotStarted(format!("{program}: {error}"))
+        };
+        let (program, arguments) =
+            workload.argv.split_first().ok_or_else(|| not_started(io::ErrorKind::InvalidInput.into()))?;
+        let has_path = workload.env.iter().any(|variable| variable.starts_with("PATH="));
+        let path = (!has_path).then_some(PATH);
+        let variables = workload.env.iter().map(String::as_str).chain(path);
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().process_group(0);
+        command.envs(variables.filter_map(|variable| variable.split_once('=')));
+        command.current_dir(if workload.cwd.is_empty() { "/" } else { &workload.cwd });
+        let child = command.spawn().map_err(not_started)?;
+        // A process id fits: pid_max is at most 2^22.
+        Ok(Self { pid: Pid::from_raw(child.id().cast_signed()) })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw().cast_unsigned()
+    }
+
+    /// Sends a signal to it and to what it started in its process group.
+    pub fn signal(&self, signal: Signal) {
+        // ESRCH: it is gone already, and reaping will tell.
+        let _ = kill(Pid::from_raw(-self.pid.as_raw()), signal);
+    }
+
+    /// Its end, if it is among those that [`reap`] has found.
+    pub fn exit(&self, reaped: &Reaped) -> Option<Exit> {
+        reaped.exits.iter().find(|(pid, _)| *pid == self.pid).map(|(_, exit)| exit.clone())
+    }
+}
+
+/// Who has ended since the last call.
+#[derive(Debug, Default)]
+pub struct Reaped {
+    exits: Vec<(Pid, Exit)>,
+    /// There is no child left.
+    pub(super) everybody_is_gone: bool,
+}
+
+/// Takes note of every process that has ended: process 1 is everybody's parent in the end.
+pub fn reap() -> Reaped {
+    let mut reaped = Reaped::default();
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => reaped.exits.push((pid, Exit::Code(code))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                reaped.exits.push((pid, Exit::Signal(signal as i32)));
+            }
+            Ok(WaitStatus::StillAlive) => return reaped,
+            Err(Errno::ECHILD) => {
+                reaped.everybody_is_gone = true;
+                return reaped;
+            }
+            // Stops and continuations are nobody's end; EINTR is asked again.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // One test, because `reap` takes every child of this process.
+    #[test]
+    fn workloads_start_end_and_say_how() {
+        let run = |argv: &[&str], env: &[&str]| {
+            let workload = Workload {
+                argv: argv.iter().map(ToString::to_string).collect(),
+                env: env.iter().map(ToString::to_string).collect(),
+                cwd: "/".into(),
+            };
+            Running::start(&workload).map(|running| {
+                loop {
+                    if let Some(exit) = running.exit(&reap()) {
+                        return exit;
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            })
+        };
+        assert_eq!(run(&["sh", "-c", "exit $CODE"], &["CODE=7"]), Ok(Exit::Code(7)));
+        assert_eq!(run(&["sh", "-c", "kill -9 $$"], &[]), Ok(Exit::Signal(9)));
+        assert!(matches!(run(&["/no/such/program"], &[]), Err(Exit::NotStarted(_))));
+    }
+}

@@ -1,0 +1,18 @@
+//! The network agent inside a container VM.
+//!
+//! The trunk is one straight line: boot document → channel → desired state → plan → kernel →
+//! verify → report. [`run`] walks it; every other module is one room beside it.
+
+pub mod agent;
+pub mod boot;
+pub mod channel;
+pub mod console;
+pub mod dns;
+pub mod files;
+pub mod init;
+pub mod kernel;
+pub mod management;
+pub mod names;
+pub mod plan;
+pub mod report;
+pub mod run;

@@ -1,0 +1,113 @@
+//! `tether`: the network agent inside a container VM.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use lexopt::{
+    ValueExt,
+    prelude::{Long, Short, Value},
+};
+use tether::{
+    boot, console, init,
+    run::{Options, run},
+};
+
+const HELP: &str = "\
+tether - the network agent inside a container VM
+
+usage: tether run [--boot FILE] [--state FILE] [--etc DIR] [--log LEVEL]
+       tether --version | --help
+
+  --boot FILE   the boot document (JSON): who this guest is and where its host
+                is. Without it: /etc/tether/boot.json, then QEMU's fw_cfg entry
+                opt/tether/boot.json.
+  --state FILE  take the desired state from this JSON file instead of a host.
+                It is read again at each SIGHUP; every time one line of JSON on
+                standard output says what came of it.
+  --etc DIR     where hosts and resolv.conf are written (default: /etc)
+  --log LEVEL   error, warn, info (default), debug or trace, on standard error
+
+As process 1 it needs no arguments: it mounts what is needed, loads the image's
+modules, brings the network up, starts the workload and powers off after it.
+`tether.log=LEVEL` on the kernel's command line sets the log level.
+
+Everything it makes carries protocol number 116 (ip route show proto 116), and
+it never touches what others made.
+";
+
+/// What the command line asks for.
+enum Command {
+    Run(Options, Option<String>),
+    Say(String),
+}
+
+fn main() -> ExitCode {
+    let command = match parse() {
+        Ok(command) => command,
+        // The kernel hands process 1 whatever words of its command line nobody else took.
+        Err(_) if init::is_process_1() => Command::Run(Options::default(), None),
+        Err(error) => {
+            eprintln!("tether: {error}\ntry: tether --help");
+            return ExitCode::from(2);
+        }
+    };
+    match command {
+        Command::Say(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Command::Run(options, log) => start(options, log),
+    }
+}
+
+fn start(options: Options, log: Option<String>) -> ExitCode {
+    if init::is_process_1() {
+        // The first sign of life, before anything that could fail. The benchmark of the boot
+        // times takes it for the start of process 1.
+        eprintln!("tether {}: process 1", env!("CARGO_PKG_VERSION"));
+        init::prepare();
+    }
+    console::start_log(log.or_else(|| boot::hint("log")).as_deref());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(run(options)).map_err(|error| error.to_string()),
+        Err(error) => Err(format!("cannot start: {error}")),
+    };
+    let failed = ended.is_err();
+    for line in ended.err().iter().flat_map(|error| error.lines()) {
+        tracing::error!("{line}");
+    }
+    if init::is_process_1() {
+        init::power_off();
+    }
+    ExitCode::from(u8::from(failed))
+}
+
+fn parse() -> Result<Command, lexopt::Error> {
+    let mut arguments = lexopt::Parser::from_env();
+    let (mut options, mut log, mut command) = (Options::default(), None, None);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("help") | Short('h') => return Ok(Command::Say(HELP.to_owned())),
+            Long("version") | Short('V') => return Ok(Command::Say(version())),
+            Long("boot") => options.boot = Some(PathBuf::from(arguments.value()?)),
+            Long("state") => options.state = Some(PathBuf::from(arguments.value()?)),
+            Long("etc") => options.etc = Some(PathBuf::from(arguments.value()?)),
+            Long("log") => log = Some(arguments.value()?.string()?),
+            Value(word) if command.is_none() && word == "run" => command = Some(()),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if command.is_none() && !init::is_process_1() {
+        return Ok(Command::Say(HELP.to_owned()));
+    }
+    Ok(Command::Run(options, log))
+}
+
+fn version() -> String {
+    format!(
+        "tether {} (protocol {} to {})\n",
+        env!("CARGO_PKG_VERSION"),
+        tether_wire::message::PROTOCOL_MIN,
+        tether_wire::message::PROTOCOL,
+    )
+}

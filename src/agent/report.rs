@@ -1,0 +1,71 @@
+//! From observed state to what the host is told.
+
+use std::fs;
+
+use tether_wire::{
+    status::{AddressState, Observed, ObservedAddress, ObservedInterface, ObservedRoute},
+    value::MacAddr,
+};
+
+use crate::plan::{KernelState, Link};
+
+/// The kernel's state as the host sees it: everything but the management NIC, which is the
+/// tether's own business.
+pub fn observed(state: &KernelState, management: Option<MacAddr>) -> Observed {
+    let theirs = |link: &&Link| management.is_none() || link.mac != management;
+    Observed { interfaces: state.links.iter().filter(theirs).map(|link| interface(state, link)).collect() }
+}
+
+fn interface(state: &KernelState, link: &Link) -> ObservedInterface {
+    let addresses = state.addresses.iter().filter(|address| address.link == link.index);
+    let routes = state.routes.iter().filter(|route| route.link == link.index);
+    ObservedInterface {
+        index: link.index,
+        name: link.name.clone(),
+        mac: link.mac.map(|mac| mac.to_string()).unwrap_or_default(),
+        mtu: link.mtu,
+        up: link.up,
+        carrier: link.carrier,
+        addresses: addresses
+            .map(|address| ObservedAddress {
+                address: address.prefix.to_string(),
+                state: match (address.duplicate, address.tentative) {
+                    (true, _) => AddressState::Duplicate,
+                    (false, true) => AddressState::Tentative,
+                    (false, false) => AddressState::Usable,
+                },
+                ours: address.is_ours(),
+            })
+            .collect(),
+        routes: routes
+            .map(|route| ObservedRoute {
+                destination: route.destination.to_string(),
+                gateway: route.gateway.map(|gateway| gateway.to_string()),
+                metric: route.metric,
+                ours: route.is_ours(),
+            })
+            .collect(),
+    }
+}
+
+/// Milliseconds since the kernel started.
+pub fn uptime_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.map_or(0, |now| {
+        let (seconds, nanos) = (u64::try_from(now.tv_sec()), u64::try_from(now.tv_nsec()));
+        seconds.unwrap_or(0) * 1_000 + nanos.unwrap_or(0) / 1_000_000
+    })
+}
+
+/// This process's resident memory in KiB (`VmRSS`), 0 when `/proc` is not there.
+pub fn rss_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// The kernel's random id of this boot, empty when `/proc` is not there.
+pub fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
