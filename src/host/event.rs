@@ -1,0 +1,55 @@
+//! What a host program hears of its guests.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tether_wire::{
+    message::{Exit, Failed, Hello, Verified},
+    status::{Stamp, Status},
+    value::GuestId,
+};
+
+/// Something that happened to a guest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// To whom. For a stranger that was refused: who it said it was.
+    pub guest: GuestId,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What can happen to a guest.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// Its channel is up.
+    Connected(Hello),
+    /// Its channel is gone; it will come back by itself if it lives.
+    Disconnected {
+        /// Why, one line.
+        reason: String,
+    },
+    /// A guest of this id was not let in.
+    Refused {
+        /// Why, one line.
+        reason: String,
+    },
+    /// It has a desired state and begins to put it in force.
+    Received {
+        /// The state's number.
+        generation: u64,
+    },
+    /// A desired state is in force.
+    Verified(Verified),
+    /// A desired state is not in force.
+    Failed(Failed),
+    /// Name tables are in force.
+    NamesApplied(Stamp),
+    /// Its newest status.
+    Status(Arc<Status>),
+    /// Something it reports.
+    Guest(tether_wire::message::Event),
+    /// Its workload has ended.
+    WorkloadExited(Exit),
+}

@@ -1,0 +1,226 @@
+//! Drive the networking of container VMs from any Rust program.
+//!
+//! A [`Host`] listens on the management network. Guests dial in; what each of them is to have is
+//! said with [`Host::apply`] and [`Host::update_names`], at any time, connected or not: the host
+//! keeps the newest document of each guest and brings a guest that comes back up to date.
+//!
+//! ```no_run
+//! use tether_host::{Host, Options, state::{DesiredState, Interface}};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let host = Host::listen(Options::on("[fe80::1%2]:7373".parse()?)).await?;
+//! let server = "server".parse()?;
+//! host.admit(&server);
+//!
+//! let state = DesiredState {
+//!     hostname: "server".into(),
+//!     interfaces: vec![Interface {
+//!         mac: "02:42:ac:12:00:02".into(),
+//!         name: "eth0".into(),
+//!         addresses: vec!["172.18.0.2/16".into()],
+//!         ..Interface::default()
+//!     }],
+//!     ..DesiredState::default()
+//! };
+//! // Resolves when the guest has read its kernel back and found everything as desired.
+//! let verified = host.apply(&server, state).await?;
+//! println!("in force after {} µs", verified.took_us);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Cancelling any of the futures here is safe: what was asked for stays asked for.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod event;
+mod guest;
+mod session;
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, broadcast},
+};
+
+pub use error::{ApplyError, NamesError};
+pub use event::{Event, EventKind};
+pub use tether_wire::{
+    boot, message, names, problem, state, status,
+    value::{self, GuestId},
+};
+
+use guest::Guest;
+use message::{FromHost, NamesApplied, Stop, Verified};
+use names::NameTables;
+use state::DesiredState;
+use status::Status;
+
+/// Connections that have not said who they are yet, at one time.
+const STRANGERS: usize = 256;
+/// Events that wait for a slow subscriber before it loses the oldest.
+const EVENTS: usize = 4_096;
+
+/// How a host listens.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where guests dial to. Port 0 takes any free one; see [`Host::address`].
+    pub address: SocketAddr,
+    /// How often both ends of a connection make sure of each other, 100 ms to 60 s. A guest is
+    /// given up after three intervals of silence.
+    pub heartbeat: Duration,
+}
+
+impl Options {
+    /// Listens on `address` with a heartbeat of 5 s.
+    pub fn on(address: SocketAddr) -> Self {
+        Self { address, heartbeat: Duration::from_secs(5) }
+    }
+}
+
+/// A host of guests. Clones are the same host; it ends when the last one is dropped.
+#[derive(Clone, Debug)]
+pub struct Host {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    _listening: Arc<Listening>,
+}
+
+/// What all parts of a host share.
+#[derive(Debug)]
+struct Shared {
+    heartbeat_ms: u32,
+    guests: Mutex<HashMap<GuestId, Guest>>,
+    events: broadcast::Sender<Event>,
+}
+
+/// Ends the listener and every session with the last [`Host`].
+#[derive(Debug)]
+struct Listening(tokio::task::AbortHandle);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Host {
+    /// Starts to listen, on the current tokio runtime.
+    pub async fn listen(options: Options) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(options.address).await?;
+        let address = listener.local_addr()?;
+        let heartbeat = options.heartbeat.clamp(Duration::from_millis(100), Duration::from_mins(1));
+        let shared = Arc::new(Shared {
+            heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(60_000),
+            guests: Mutex::default(),
+            events: broadcast::channel(EVENTS).0,
+        });
+        let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(Self { shared, address, _listening: Arc::new(Listening(task.abort_handle())) })
+    }
+
+    /// Where this host listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets a guest of this id in. Others are refused.
+    pub fn admit(&self, guest: &GuestId) {
+        self.shared.guests().entry(guest.clone()).or_default();
+    }
+
+    /// Forgets a guest: its connection ends, and it is not let in again.
+    pub fn dismiss(&self, guest: &GuestId) {
+        // Dropping the record ends the session, which waits for messages from it.
+        self.shared.guests().remove(guest);
+    }
+
+    /// Wants `state` of `guest`, in place of whatever was wanted of it before.
+    ///
+    /// Resolves when the guest has verified it or has said why it cannot be. A guest that is
+    /// away gets it when it comes: put a time limit around the call where waiting must end.
+    pub async fn apply(&self, guest: &GuestId, state: DesiredState) -> Result<Verified, ApplyError> {
+        if let Err(problems) = state.check() {
+            return Err(ApplyError::Wrong(problems));
+        }
+        let answer = {
+            let mut guests = self.shared.guests();
+            guests.get_mut(guest).ok_or(ApplyError::Unknown)?.want_state(&state)?
+        };
+        answer.await.unwrap_or(Err(ApplyError::Superseded))
+    }
+
+    /// Gives `guest` these names, in place of those it had. Resolves when it answers by them.
+    pub async fn update_names(&self, guest: &GuestId, names: NameTables) -> Result<NamesApplied, NamesError> {
+        if let Err(problems) = names.check() {
+            return Err(NamesError::Wrong(problems));
+        }
+        let answer = {
+            let mut guests = self.shared.guests();
+            guests.get_mut(guest).ok_or(NamesError::Unknown)?.want_names(&names)?
+        };
+        answer.await.unwrap_or(Err(NamesError::Superseded))
+    }
+
+    /// Tells a guest to end its workload, with SIGKILL after `grace`, and to power off. `false`
+    /// when it is not connected.
+    pub fn stop(&self, guest: &GuestId, grace: Duration) -> bool {
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        let mut guests = self.shared.guests();
+        guests.get_mut(guest).is_some_and(|guest| guest.send(FromHost::Stop(Stop { grace_ms })))
+    }
+
+    /// The newest status of a guest, `None` before its first.
+    pub fn status(&self, guest: &GuestId) -> Option<Arc<Status>> {
+        self.shared.guests().get(guest)?.status.clone()
+    }
+
+    /// Everything that happens from now on, for all guests. A subscriber that falls 4,096 events
+    /// behind loses the oldest and is told how many
+    /// ([`RecvError::Lagged`](broadcast::error::RecvError::Lagged)).
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+}
+
+impl Shared {
+    fn guests(&self) -> MutexGuard<'_, HashMap<GuestId, Guest>> {
+        // No code panics while it holds the lock; if it did, the map is whole all the same.
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, guest: &GuestId, kind: EventKind) {
+        // Nobody listening is fine.
+        let _ = self.events.send(Event { guest: guest.clone(), kind });
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let mut sessions = tokio::task::JoinSet::new();
+    loop {
+        while sessions.try_join_next().is_some() {}
+        let Ok(stranger) = Arc::clone(&strangers).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Small messages are to go at once.
+                let _ = stream.set_nodelay(true);
+                sessions.spawn(session::run(stream, peer.to_string(), Arc::clone(&shared), stranger));
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: others have to close theirs first.
+                tracing::warn!("cannot accept a guest: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

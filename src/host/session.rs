@@ -1,0 +1,226 @@
+//! One connection from a guest, over any byte stream.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{SinkExt, StreamExt};
+use tether_wire::{
+    frame::{FrameCodec, FrameError},
+    message::{
+        ExitSeen, FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused,
+        Welcome,
+    },
+    value::GuestId,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
+};
+use tokio_util::codec::Framed;
+
+use crate::{Shared, event::EventKind};
+
+/// How long a stranger may take to say who it is, and a guest to read what it is sent.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Silence of this many heartbeat intervals ends a connection.
+const SILENT_INTERVALS: u32 = 3;
+
+type Stream<S> = Framed<S, FrameCodec>;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the guest has closed it")]
+    Closed,
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Message(#[from] MessageError),
+    #[error("the guest was silent for {0:?}")]
+    Silent(Duration),
+    #[error("the guest does not read")]
+    Stuck,
+    #[error("another connection of the guest took its place, or it was dismissed")]
+    Replaced,
+    #[error("not greeted: the first message is no hello")]
+    NoHello,
+    #[error("not greeted in {PATIENCE:?}")]
+    NoHelloInTime,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Serves one connection until it ends. `stranger` is given back once the guest is known.
+pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    peer: String,
+    shared: Arc<Shared>,
+    stranger: OwnedSemaphorePermit,
+) {
+    let mut stream = Framed::new(stream, FrameCodec);
+    let (guest, hello) = match timeout(PATIENCE, greet(&mut stream, &shared)).await {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(broken)) => return tracing::warn!(peer, "{broken}"),
+        Err(_) => return tracing::warn!(peer, "{}", Broken::NoHelloInTime),
+    };
+    drop(stranger);
+    let Some((number, queue)) = shared.guests().get_mut(&guest).map(|record| record.connected(&hello)) else {
+        return;
+    };
+    tracing::debug!(%guest, peer, "connected");
+    shared.tell(&guest, EventKind::Connected(hello));
+    let broken = carry(&mut stream, &guest, &shared, queue).await;
+    if let Some(record) = shared.guests().get_mut(&guest) {
+        record.disconnected(number);
+    }
+    tracing::debug!(%guest, peer, "disconnected: {broken}");
+    shared.tell(&guest, EventKind::Disconnected { reason: broken.to_string() });
+}
+
+/// Hears who it is and welcomes it, or says why not.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Stream<S>,
+    shared: &Shared,
+) -> Result<(GuestId, Hello), Broken> {
+    let frame = stream.next().await.ok_or(Broken::Closed)??;
+    let Some(FromGuest::Hello(hello)) = FromGuest::from_frame(&frame)? else {
+        return Err(Broken::NoHello);
+    };
+    match judge(&hello, shared) {
+        Ok((guest, protocol)) => {
+            let welcome = Welcome {
+                protocol,
+                host_version: env!("CARGO_PKG_VERSION").to_owned(),
+                heartbeat_ms: shared.heartbeat_ms,
+            };
+            send(stream, welcome.into()).await?;
+            Ok((guest, hello))
+        }
+        Err(reason) => {
+            if let Ok(guest) = hello.guest.parse() {
+                shared.tell(&guest, EventKind::Refused { reason: reason.clone() });
+            }
+            send(stream, Refused { reason: reason.clone() }.into()).await?;
+            Err(Broken::Refused(reason))
+        }
+    }
+}
+
+/// Whether a guest is let in, and in which protocol.
+fn judge(hello: &Hello, shared: &Shared) -> Result<(GuestId, u16), String> {
+    let guest: GuestId = hello.guest.parse().map_err(|error| format!("{error}"))?;
+    let protocol = hello.protocol_max.min(PROTOCOL);
+    if protocol < hello.protocol_min.max(PROTOCOL_MIN) {
+        return Err(format!(
+            "no protocol in common: the guest speaks {} to {}, this host {PROTOCOL_MIN} to {PROTOCOL}",
+            hello.protocol_min, hello.protocol_max
+        ));
+    }
+    if !shared.guests().contains_key(&guest) {
+        return Err(format!("{guest} is not a guest of this host"));
+    }
+    Ok((guest, protocol))
+}
+
+/// Carries messages both ways until the connection breaks.
+async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Stream<S>,
+    guest: &GuestId,
+    shared: &Shared,
+    mut queue: mpsc::Receiver<FromHost>,
+) -> Broken {
+    let heartbeat = Duration::from_millis(shared.heartbeat_ms.into());
+    let silence = heartbeat * SILENT_INTERVALS;
+    let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut heard, mut nonce) = (Instant::now(), 0);
+    loop {
+        let step = tokio::select! {
+            frame = stream.next() => match frame {
+                None => Err(Broken::Closed),
+                Some(Err(error)) => Err(error.into()),
+                Some(Ok(frame)) => {
+                    heard = Instant::now();
+                    match FromGuest::from_frame(&frame) {
+                        Ok(Some(message)) => match take(message, guest, shared) {
+                            Some(reply) => send(stream, reply).await,
+                            None => Ok(()),
+                        },
+                        // Of a later version than ours: it can do without our understanding.
+                        Ok(None) => Ok(()),
+                        Err(error) => Err(error.into()),
+                    }
+                }
+            },
+            message = queue.recv() => match message {
+                Some(message) => send(stream, message).await,
+                None => Err(Broken::Replaced),
+            },
+            _ = beat.tick() => {
+                nonce += 1;
+                if heard.elapsed() > silence {
+                    Err(Broken::Silent(silence))
+                } else {
+                    send(stream, Ping { nonce }.into()).await
+                }
+            }
+        };
+        if let Err(broken) = step {
+            return broken;
+        }
+    }
+}
+
+/// Takes note of what a guest says; the reply, where there is one.
+fn take(message: FromGuest, guest: &GuestId, shared: &Shared) -> Option<FromHost> {
+    let mut guests = shared.guests();
+    let record = guests.get_mut(guest)?;
+    let (reply, event) = match message {
+        FromGuest::Ping(Ping { nonce }) => (Some(Pong { nonce }.into()), None),
+        // A second greeting means nothing; a pong has done its work by arriving.
+        FromGuest::Pong(_) | FromGuest::Hello(_) => (None, None),
+        FromGuest::Received(received) => {
+            (None, Some(EventKind::Received { generation: received.generation }))
+        }
+        FromGuest::Verified(verified) => {
+            record.verified(verified.clone());
+            (None, Some(EventKind::Verified(verified)))
+        }
+        FromGuest::Failed(failed) => {
+            record.failed(failed.clone());
+            (None, Some(EventKind::Failed(failed)))
+        }
+        FromGuest::NamesApplied(applied) => {
+            record.names_applied(applied);
+            (None, Some(EventKind::NamesApplied(applied.stamp)))
+        }
+        FromGuest::NamesFailed(failed) => {
+            record.names_failed(failed);
+            (None, None)
+        }
+        FromGuest::Status(status) => {
+            let status = Arc::new(status);
+            record.status = Some(Arc::clone(&status));
+            (None, Some(EventKind::Status(status)))
+        }
+        FromGuest::Event(event) => (None, Some(EventKind::Guest(event))),
+        FromGuest::WorkloadExited(exited) => {
+            (Some(ExitSeen.into()), Some(EventKind::WorkloadExited(exited.exit)))
+        }
+    };
+    drop(guests);
+    if let Some(event) = event {
+        shared.tell(guest, event);
+    }
+    reply
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut Stream<S>,
+    message: FromHost,
+) -> Result<(), Broken> {
+    match timeout(PATIENCE, stream.send(message.to_frame())).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(Broken::Stuck),
+    }
+}
