@@ -1,0 +1,177 @@
+//! Machines: one QEMU each.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, Write as _},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use nix::{
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::{prctl, signal::Signal},
+};
+use tokio::process::{Child, Command};
+
+use crate::{
+    accelerator::Accelerator,
+    config::Nic,
+    network::{NetworkError, Networks},
+    plan::{Plan, PlannedContainer},
+    tap::Tap,
+};
+
+/// What the kernel is told. Fewer lines on the console are a faster boot; a panic ends the
+/// machine instead of leaving it hanging.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable tether.log=debug";
+
+/// A boot image, as `vmimage/build` makes it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The directory with `vmlinuz` and `initramfs`.
+    pub directory: PathBuf,
+}
+
+/// Why a machine does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// The image is not there.
+    #[error("{0} is missing: make the image with vmimage/build")]
+    NoImage(PathBuf),
+    /// There is no tap device.
+    #[error("/dev/net/tun: {0}; vch needs it, and CAP_NET_ADMIN in its network namespace")]
+    Tap(io::Error),
+    /// A tap could not be put on its bridge.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The boot document could not be handed over.
+    #[error("the boot document: {0}")]
+    Boot(io::Error),
+    /// QEMU does not start.
+    #[error("qemu-system-x86_64: {0}; on Debian, install qemu-system-x86")]
+    Start(io::Error),
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// The QEMU process. Its standard output is the guest's console.
+    pub process: Child,
+    /// The boot document's file, which QEMU has read by the time it is dropped.
+    _boot: tempfile::NamedTempFile,
+}
+
+impl Image {
+    /// The image in `directory`.
+    pub fn open(directory: &Path) -> Result<Self, MachineError> {
+        for name in ["vmlinuz", "initramfs"] {
+            let path = directory.join(name);
+            if !path.exists() {
+                return Err(MachineError::NoImage(path));
+            }
+        }
+        Ok(Self { directory: directory.to_owned() })
+    }
+}
+
+/// Starts the machine of `container`, its NICs on the networks' bridges.
+///
+/// It ends when this process does, also when that is killed.
+pub async fn start(
+    plan: &Plan,
+    container: &PlannedContainer,
+    image: &Image,
+    accelerator: Accelerator,
+    networks: &Networks,
+    console: Stdio,
+) -> Result<Machine, MachineError> {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(base_arguments(image, accelerator, container.memory_mib));
+    let boot = boot_file(plan, container).map_err(MachineError::Boot)?;
+    let mut argument = OsString::from("name=opt/tether/boot.json,file=");
+    argument.push(boot.path());
+    command.arg("-fw_cfg").arg(argument);
+
+    let management = (&plan.management_bridge, container.management_mac, Nic::VirtioNet);
+    let others = container
+        .endpoints
+        .iter()
+        .map(|endpoint| (&plan.networks[endpoint.network].bridge, endpoint.mac, container.nic));
+    let mut taps: Vec<File> = Vec::new();
+    for (n, (bridge, mac, nic)) in [management].into_iter().chain(others).enumerate() {
+        let tap = Tap::new().map_err(MachineError::Tap)?;
+        let index =
+            nix::net::if_::if_nametoindex(tap.name.as_str()).map_err(|e| MachineError::Tap(e.into()))?;
+        networks.attach(index, bridge).await?;
+        let device = match nic {
+            Nic::VirtioNet => "virtio-net-pci,disable-legacy=on",
+            Nic::Vmxnet3 => "vmxnet3",
+        };
+        command.args(["-netdev", &format!("tap,id=net{n},fd={}", tap.file.as_raw_fd())]);
+        // No option ROM: nobody boots from the network here.
+        command.args(["-device", &format!("{device},netdev=net{n},mac={mac},romfile=")]);
+        taps.push(tap.file);
+    }
+
+    let kept: Vec<i32> = taps.iter().map(AsRawFd::as_raw_fd).collect();
+    // SAFETY: between fork and exec only two system calls are made, no allocation and no lock;
+    // the descriptors are open, because `taps` lives until after the spawn.
+    unsafe {
+        command.pre_exec(move || {
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            for fd in &kept {
+                let fd = std::os::fd::BorrowedFd::borrow_raw(*fd);
+                fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            }
+            Ok(())
+        });
+    }
+    let process = command
+        .stdin(Stdio::null())
+        .stdout(console)
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(MachineError::Start)?;
+    Ok(Machine { process, _boot: boot })
+}
+
+/// The boot document in a file that only this user can read.
+fn boot_file(plan: &Plan, container: &PlannedContainer) -> io::Result<tempfile::NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix("vch-boot-").tempfile()?;
+    file.write_all(&serde_json::to_vec(&plan.boot_document(container))?)?;
+    file.flush()?;
+    Ok(file)
+}
+
+/// A machine of ours without its NICs: the image, a serial console on standard output, nothing
+/// else.
+pub(crate) fn base_arguments(image: &Image, accelerator: Accelerator, memory_mib: u32) -> Vec<OsString> {
+    let fixed = |text: &str| OsString::from(text);
+    vec![
+        fixed("-nodefaults"),
+        fixed("-no-user-config"),
+        fixed("-no-reboot"),
+        fixed("-display"),
+        fixed("none"),
+        fixed("-machine"),
+        // ISA devices that a container VM has no use for cost the kernel probing time.
+        OsString::from(format!("q35,accel={},vmport=off,smbus=off,sata=off,usb=off", accelerator.name())),
+        fixed("-cpu"),
+        fixed(if accelerator == Accelerator::Kvm { "host" } else { "max" }),
+        fixed("-smp"),
+        fixed("1"),
+        fixed("-m"),
+        OsString::from(memory_mib.to_string()),
+        fixed("-serial"),
+        fixed("stdio"),
+        fixed("-kernel"),
+        image.directory.join("vmlinuz").into(),
+        fixed("-initrd"),
+        image.directory.join("initramfs").into(),
+        fixed("-append"),
+        fixed(COMMAND_LINE),
+    ]
+}

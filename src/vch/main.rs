@@ -1,0 +1,89 @@
+//! `vch`: the container host's command.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use vch::{
+    output::Output,
+    serve::{ServeError, read_plan, run_machine, serve},
+};
+
+/// The Virtual Container Host: networks, addresses, names and machines for container VMs.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Drive the guests of a configuration; their machines are somebody else's.
+    ///
+    /// SIGHUP reads the configuration again and pushes what has changed; SIGUSR1 prints every
+    /// guest's newest status.
+    Serve {
+        /// The configuration (TOML).
+        config: PathBuf,
+        /// One JSON object a line instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start the machines of a configuration and drive their guests, until all have ended.
+    ///
+    /// Signals are as for `serve`; SIGINT and SIGTERM stop the machines first.
+    Up {
+        /// The configuration (TOML).
+        config: PathBuf,
+        /// The boot image, a directory made by vmimage/build.
+        #[arg(long)]
+        image: PathBuf,
+        /// One JSON object a line instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run one container's machine, its console on standard output, beside a `vch serve`.
+    Machine {
+        /// The configuration (TOML).
+        config: PathBuf,
+        /// The container's name.
+        name: String,
+        /// The boot image, a directory made by vmimage/build.
+        #[arg(long)]
+        image: PathBuf,
+    },
+    /// Print the boot document of one container's guest.
+    BootDocument {
+        /// The configuration (TOML).
+        config: PathBuf,
+        /// The container's name.
+        name: String,
+    },
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
+    let ended = match arguments.command {
+        Command::Serve { config, json } => serve(&config, None, &Output::new(json)).await,
+        Command::Up { config, image, json } => serve(&config, Some(&image), &Output::new(json)).await,
+        Command::Machine { config, name, image } => run_machine(&config, &name, &image).await,
+        Command::BootDocument { config, name } => boot_document(config, name),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vch: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn boot_document(config: PathBuf, name: String) -> Result<(), ServeError> {
+    let plan = read_plan(&config)?;
+    let container = plan.container(&name).ok_or(ServeError::NoContainer { path: config, name })?;
+    let text = serde_json::to_string_pretty(&plan.boot_document(container)).map_err(std::io::Error::from)?;
+    println!("{text}");
+    Ok(())
+}

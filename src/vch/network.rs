@@ -1,0 +1,142 @@
+//! The host's side of the networks: bridges, and its own addresses on them.
+//!
+//! Works in the network namespace it is run in. What it makes is found again and left as it is
+//! after a restart.
+
+use std::{net::IpAddr, time::Duration};
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::{
+    AddressFamily,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+    link::LinkAttribute,
+};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, packet_core::ErrorMessage};
+use tether_wire::value::{IfName, Prefix};
+use tokio::time::timeout;
+
+use crate::plan::{HOST_ADDRESS, Plan};
+
+/// How long the kernel may take over one request.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a network is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The kernel refused.
+    #[error("{what}: {source}; vch needs CAP_NET_ADMIN in its network namespace")]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: rtnetlink::Error,
+    },
+    /// No answer came in time.
+    #[error("{0}: the kernel did not answer in 5 s")]
+    NoAnswer(String),
+    /// There is no netlink socket.
+    #[error("netlink: {0}")]
+    Socket(#[from] std::io::Error),
+}
+
+/// The host's networks.
+#[derive(Clone, Debug)]
+pub struct Networks {
+    handle: Handle,
+}
+
+impl Networks {
+    /// Opens the kernel's networking, on the current tokio runtime.
+    pub fn open() -> Result<Self, NetworkError> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// Makes every bridge of the plan with the host's addresses on it. Returns the index of the
+    /// management network's bridge.
+    pub async fn make(&self, plan: &Plan) -> Result<u32, NetworkError> {
+        let management = self.bridge(&plan.management_bridge, None).await?;
+        if let Some(prefix) = Prefix::new(IpAddr::V6(HOST_ADDRESS), 64) {
+            self.address(management, prefix).await?;
+        }
+        for network in &plan.networks {
+            let bridge = self.bridge(&network.bridge, network.mtu).await?;
+            for gateway in &network.gateways {
+                self.address(bridge, *gateway).await?;
+            }
+        }
+        Ok(management)
+    }
+
+    /// Puts a device on a bridge and brings it up.
+    pub async fn attach(&self, device: u32, bridge: &IfName) -> Result<(), NetworkError> {
+        let what = format!("put link {device} on {bridge}");
+        let Some(bridge) = self.index(bridge).await? else {
+            return Err(NetworkError::Refused { what, source: no_such_device() });
+        };
+        let message = LinkUnspec::new_with_index(device).controller(bridge).up().build();
+        within(what, self.handle.link().set(message).execute()).await
+    }
+
+    async fn bridge(&self, name: &IfName, mtu: Option<u32>) -> Result<u32, NetworkError> {
+        if self.index(name).await?.is_none() {
+            let message = LinkBridge::new(name.as_str()).build();
+            within(format!("make bridge {name}"), self.handle.link().add(message).execute()).await?;
+        }
+        let what = format!("find bridge {name}");
+        let index = self.index(name).await?;
+        let index = index.ok_or_else(|| NetworkError::Refused { what, source: no_such_device() })?;
+        let mut message = LinkUnspec::new_with_index(index).up().build();
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        within(format!("set {name} up"), self.handle.link().set(message).execute()).await?;
+        Ok(index)
+    }
+
+    async fn index(&self, name: &IfName) -> Result<Option<u32>, NetworkError> {
+        let mut found = self.handle.link().get().match_name(name.to_string()).execute();
+        match within(format!("look up {name}"), found.try_next()).await {
+            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Err(NetworkError::Refused { source, .. }) if is(&source, nix::errno::Errno::ENODEV) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds an address without duplicate-address detection: a bridge without ports has no
+    /// carrier, and detection would never finish.
+    async fn address(&self, link: u32, prefix: Prefix) -> Result<(), NetworkError> {
+        let ip = prefix.address();
+        let mut message = AddressMessage::default();
+        message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.prefix_len = prefix.length();
+        message.header.index = link;
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+        let mut request = self.handle.address().add(link, ip, prefix.length());
+        *request.message_mut() = message;
+        match within(format!("add {prefix} to link {link}"), request.execute()).await {
+            Err(NetworkError::Refused { source, .. }) if is(&source, nix::errno::Errno::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+async fn within<T>(
+    what: String,
+    request: impl Future<Output = Result<T, rtnetlink::Error>>,
+) -> Result<T, NetworkError> {
+    match timeout(DEADLINE, request).await {
+        Ok(answer) => answer.map_err(|source| NetworkError::Refused { what, source }),
+        Err(_) => Err(NetworkError::NoAnswer(what)),
+    }
+}
+
+fn is(error: &rtnetlink::Error, errno: nix::errno::Errno) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(answer) if answer.raw_code() == -(errno as i32))
+}
+
+fn no_such_device() -> rtnetlink::Error {
+    let mut answer = ErrorMessage::default();
+    answer.code = std::num::NonZeroI32::new(-(nix::errno::Errno::ENODEV as i32));
+    rtnetlink::Error::NetlinkError(answer)
+}

@@ -1,0 +1,407 @@
+//! From the configuration to every address, name and document of it.
+//!
+//! Pure: the same file always gives the same plan, so a host that was restarted finds its
+//! guests as it left them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sha2::{Digest, Sha256};
+use tether_wire::{
+    boot::{BootDocument, HostAddress, Management},
+    names::{EndpointNames, NameTables, NetworkNames},
+    problem::{Problem, Problems},
+    state::{DesiredState, Dns, Interface, Route, Workload},
+    value::{GuestId, IfName, MacAddr, Prefix},
+};
+
+use crate::config::{Config, Container, Network, Nic};
+
+/// The host's address on the management network: link-local, so that there is nothing to plan.
+pub const HOST_ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Everything that follows from a configuration.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The management network's bridge.
+    pub management_bridge: IfName,
+    /// The TCP port guests dial.
+    pub port: u16,
+    /// The bridge networks.
+    pub networks: Vec<PlannedNetwork>,
+    /// The containers.
+    pub containers: Vec<PlannedContainer>,
+}
+
+/// A bridge network.
+#[derive(Clone, Debug)]
+pub struct PlannedNetwork {
+    /// Its name.
+    pub name: String,
+    /// Its bridge, named as Docker names them: `br-` and 12 hexadecimal digits.
+    pub bridge: IfName,
+    /// The host's own addresses on it, the containers' gateways.
+    pub gateways: Vec<Prefix>,
+    /// The MTU of everything on it.
+    pub mtu: Option<u32>,
+}
+
+/// A container.
+#[derive(Clone, Debug)]
+pub struct PlannedContainer {
+    /// Its guest's id.
+    pub id: GuestId,
+    /// Its management NIC.
+    pub management_mac: MacAddr,
+    /// Its attachments, the first giving the default route.
+    pub endpoints: Vec<Endpoint>,
+    /// All its names, its own first.
+    pub names: Vec<String>,
+    /// What it runs.
+    pub workload: Option<Workload>,
+    /// Its DNS servers.
+    pub upstreams: Vec<String>,
+    /// The model of its NICs on bridge networks.
+    pub nic: Nic,
+    /// Its machine's memory in MiB.
+    pub memory_mib: u32,
+}
+
+/// A container's attachment to a network.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// The network, an index into [`Plan::networks`].
+    pub network: usize,
+    /// Its NIC.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<Prefix>,
+}
+
+impl Plan {
+    /// Works the plan out, or says everything that is wrong with the configuration.
+    pub fn new(config: &Config) -> Result<Self, Vec<Problem>> {
+        let mut problems = Problems::default();
+        let bridge = problems.keep("management.bridge", config.management.bridge.parse::<IfName>());
+        if config.management.port == 0 {
+            problems.add("management.port", "0 is no port: write 1 to 65535");
+        }
+        let mut pools = Vec::new();
+        let networks: Vec<_> = (config.networks.iter().enumerate())
+            .filter_map(|(n, network)| {
+                let (planned, pool) = plan_network(&format!("network[{n}]"), network, &mut problems)?;
+                pools.push(pool);
+                Some(planned)
+            })
+            .collect();
+        refuse_twins("network", config.networks.iter().map(|network| &network.name), &mut problems);
+        refuse_twins("container", config.containers.iter().map(|container| &container.name), &mut problems);
+        refuse_overlaps(&networks, &mut problems);
+        let containers = (config.containers.iter().enumerate())
+            .filter_map(|(c, container)| {
+                plan_container(&format!("container[{c}]"), container, &networks, &mut pools, &mut problems)
+            })
+            .collect();
+        let plan = bridge.map(|management_bridge| Self {
+            management_bridge,
+            port: config.management.port,
+            networks,
+            containers,
+        });
+        match (plan, problems.into_result(())) {
+            (Some(plan), Ok(())) => Ok(plan),
+            (_, Err(problems)) => Err(problems),
+            (None, Ok(())) => Err(vec![Problem::new("management.bridge", "missing")]),
+        }
+    }
+
+    /// The container of this name.
+    pub fn container(&self, name: &str) -> Option<&PlannedContainer> {
+        self.containers.iter().find(|container| container.id.to_string() == name)
+    }
+
+    /// What a container's guest knows before it has a channel.
+    pub fn boot_document(&self, container: &PlannedContainer) -> BootDocument {
+        BootDocument {
+            guest: container.id.to_string(),
+            management: Some(Management { mac: container.management_mac.to_string(), address: None }),
+            host: Some(HostAddress { address: HOST_ADDRESS.to_string(), port: self.port }),
+            workload: None,
+        }
+    }
+
+    /// What is wanted of a container's guest.
+    pub fn desired_state(&self, container: &PlannedContainer) -> DesiredState {
+        let interface = |(e, endpoint): (usize, &Endpoint)| {
+            let network = &self.networks[endpoint.network];
+            let default_route = |gateway: &Prefix| Route {
+                destination: if gateway.address().is_ipv4() { "0.0.0.0/0" } else { "::/0" }.to_owned(),
+                gateway: Some(gateway.address().to_string()),
+                metric: None,
+            };
+            Interface {
+                mac: endpoint.mac.to_string(),
+                name: format!("eth{e}"),
+                mtu: network.mtu,
+                addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
+                routes: network.gateways.iter().filter(|_| e == 0).map(default_route).collect(),
+            }
+        };
+        DesiredState {
+            hostname: container.id.to_string(),
+            interfaces: container.endpoints.iter().enumerate().map(interface).collect(),
+            dns: Dns { upstreams: container.upstreams.clone(), ..Dns::default() },
+            hosts: Vec::new(),
+            workload: container.workload.clone(),
+        }
+    }
+
+    /// The names a container may look up: everybody on its networks for whom `alive` holds.
+    pub fn names(&self, container: &PlannedContainer, alive: impl Fn(&GuestId) -> bool) -> NameTables {
+        let endpoints = |network: usize| {
+            self.containers.iter().filter(|other| alive(&other.id)).filter_map(move |other| {
+                let endpoint = other.endpoints.iter().find(|endpoint| endpoint.network == network)?;
+                Some(EndpointNames {
+                    names: other.names.clone(),
+                    addresses: endpoint.addresses.iter().map(|a| a.address().to_string()).collect(),
+                })
+            })
+        };
+        let network = |endpoint: &Endpoint| NetworkNames {
+            network: self.networks[endpoint.network].name.clone(),
+            endpoints: endpoints(endpoint.network).collect(),
+        };
+        NameTables { networks: container.endpoints.iter().map(network).collect(), ..NameTables::default() }
+    }
+}
+
+/// Gives out a network's addresses, in order.
+struct Pool {
+    subnets: Vec<Prefix>,
+    /// The last host number that was given out: 1 is the gateway's.
+    last: u32,
+}
+
+fn plan_network(path: &str, network: &Network, problems: &mut Problems) -> Option<(PlannedNetwork, Pool)> {
+    let mut subnets = Vec::new();
+    for (s, text) in network.subnets.iter().enumerate() {
+        let path = format!("{path}.subnets[{s}]");
+        let Some(subnet) = problems.keep(&path, text.parse::<Prefix>()) else { continue };
+        let most = if subnet.address().is_ipv4() { 30 } else { 126 };
+        if subnet.network() != subnet {
+            problems.add(path, format!("{text} has bits after the prefix: write {}", subnet.network()));
+        } else if subnet.length() == 0 || subnet.length() > most {
+            problems.add(path, format!("{text} is no subnet for containers: write a prefix of 1 to {most}"));
+        } else if subnets.iter().any(|other: &Prefix| other.address().is_ipv4() == subnet.address().is_ipv4())
+        {
+            problems.add(path, format!("{text} is the second subnet of its family: one is enough"));
+        } else {
+            subnets.push(subnet);
+        }
+    }
+    if network.subnets.is_empty() {
+        problems.add(format!("{path}.subnets"), "none: write [\"172.18.0.0/16\"], say");
+    }
+    let digest = Sha256::digest(network.name.as_bytes());
+    let [a, b, c, ..] = digest.as_chunks::<2>().0 else { return None };
+    let [a, b, c] = [a, b, c].map(|pair| u16::from_be_bytes(*pair));
+    let bridge = problems.keep(path, format!("br-{a:04x}{b:04x}{c:04x}").parse::<IfName>())?;
+    let gateways = subnets.iter().filter_map(|subnet| host_number(*subnet, 1)).collect();
+    let planned = PlannedNetwork { name: network.name.clone(), bridge, gateways, mtu: network.mtu };
+    Some((planned, Pool { subnets, last: 1 }))
+}
+
+fn plan_container(
+    path: &str,
+    container: &Container,
+    networks: &[PlannedNetwork],
+    pools: &mut [Pool],
+    problems: &mut Problems,
+) -> Option<PlannedContainer> {
+    let id = problems.keep(&format!("{path}.name"), container.name.parse::<GuestId>());
+    if container.networks.is_empty() {
+        problems.add(format!("{path}.networks"), "none: write at least one network's name");
+    }
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for (n, name) in container.networks.iter().enumerate() {
+        let path = format!("{path}.networks[{n}]");
+        let Some(network) = networks.iter().position(|network| network.name == *name) else {
+            problems.add(path, format!("there is no network {name:?}"));
+            continue;
+        };
+        if endpoints.iter().any(|endpoint| endpoint.network == network) {
+            problems.add(path, format!("{name} is there already"));
+            continue;
+        }
+        let pool = &mut pools[network];
+        pool.last += 1;
+        let addresses: Vec<Prefix> =
+            pool.subnets.iter().filter_map(|subnet| host_number(*subnet, pool.last)).collect();
+        if addresses.len() < pool.subnets.len() {
+            problems.add(path, format!("{name} has no address left"));
+            continue;
+        }
+        let seed = format!("{}/{name}", container.name);
+        let mac = addresses.first().map_or_else(|| hashed_mac(&seed), |first| endpoint_mac(*first, &seed));
+        endpoints.push(Endpoint { network, mac, addresses });
+    }
+    let workload = (!container.command.is_empty()).then(|| Workload {
+        argv: container.command.clone(),
+        env: container.env.clone(),
+        cwd: String::new(),
+    });
+    let names = [&container.name].into_iter().chain(&container.aliases).cloned().collect();
+    Some(PlannedContainer {
+        id: id?,
+        management_mac: hashed_mac(&container.name),
+        endpoints,
+        names,
+        workload,
+        upstreams: container.dns.clone(),
+        nic: container.nic,
+        memory_mib: container.memory_mib,
+    })
+}
+
+/// The `number`th address of a subnet, `None` when it has no such host.
+fn host_number(subnet: Prefix, number: u32) -> Option<Prefix> {
+    let address = match subnet.address() {
+        IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits().checked_add(number)?)),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits().checked_add(number.into())?)),
+    };
+    let fits = subnet.contains(address) && (address.is_ipv6() || address != subnet.last());
+    Prefix::new(address, subnet.length()).filter(|_| fits)
+}
+
+/// The MAC address of an endpoint, as Docker makes it: `02:42` and the IPv4 address.
+fn endpoint_mac(first: Prefix, seed: &str) -> MacAddr {
+    match first.address() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            MacAddr::from_bytes([0x02, 0x42, a, b, c, d]).unwrap_or_else(|| hashed_mac(seed))
+        }
+        IpAddr::V6(_) => hashed_mac(seed),
+    }
+}
+
+/// A MAC address that follows from a name: locally administered, unicast (`02:7e` and 32 bits).
+#[expect(clippy::expect_used, reason = "the first byte makes it a good address")]
+fn hashed_mac(name: &str) -> MacAddr {
+    let digest = Sha256::digest(name.as_bytes());
+    MacAddr::from_bytes([0x02, 0x7e, digest[0], digest[1], digest[2], digest[3]]).expect("unicast")
+}
+
+fn refuse_twins<'a>(what: &str, names: impl Iterator<Item = &'a String>, problems: &mut Problems) {
+    let mut seen: Vec<String> = Vec::new();
+    for (n, name) in names.enumerate() {
+        let folded = name.to_ascii_lowercase();
+        if let Some(first) = seen.iter().position(|other| *other == folded) {
+            problems.add(format!("{what}[{n}].name"), format!("{name:?} is {what}[{first}] again"));
+        }
+        seen.push(folded);
+    }
+}
+
+fn refuse_overlaps(networks: &[PlannedNetwork], problems: &mut Problems) {
+    for (n, network) in networks.iter().enumerate() {
+        for other in &networks[..n] {
+            for (a, b) in network.gateways.iter().flat_map(|a| other.gateways.iter().map(move |b| (a, b))) {
+                if a.contains(b.address()) || b.contains(a.address()) {
+                    problems.add(
+                        format!("network[{n}].subnets"),
+                        format!("{} overlaps {} of {}", a.network(), b.network(), other.name),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(text: &str) -> Result<Plan, Vec<String>> {
+        let config: Config = toml::from_str(text).unwrap();
+        Plan::new(&config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    const TWO: &str = r#"
+        [[network]]
+        name = "my-bridge-network"
+        subnets = ["172.18.0.0/16", "fd00:18::/64"]
+        [[container]]
+        name = "server"
+        networks = ["my-bridge-network"]
+        aliases = ["web"]
+        command = ["server_app"]
+        [[container]]
+        name = "client"
+        networks = ["my-bridge-network"]
+    "#;
+
+    #[test]
+    fn addresses_follow_the_gateway_in_order() {
+        let plan = plan(TWO).unwrap();
+        let state = plan.desired_state(plan.container("server").unwrap());
+        let eth0 = &state.interfaces[0];
+        assert_eq!(eth0.mac, "02:42:ac:12:00:02");
+        assert_eq!(eth0.addresses, ["172.18.0.2/16", "fd00:18::2/64"]);
+        assert_eq!(eth0.routes[0].gateway.as_deref(), Some("172.18.0.1"));
+        assert_eq!(eth0.routes[1].gateway.as_deref(), Some("fd00:18::1"));
+        for container in &plan.containers {
+            plan.desired_state(container).check().unwrap();
+            plan.boot_document(container).check().unwrap();
+            plan.names(container, |_| true).check().unwrap();
+        }
+        assert_ne!(plan.containers[0].management_mac, plan.containers[1].management_mac);
+    }
+
+    #[test]
+    fn names_are_those_of_the_living() {
+        let plan = plan(TWO).unwrap();
+        let client = plan.container("client").unwrap();
+        let names = plan.names(client, |id| id.to_string() == "server");
+        assert_eq!(names.networks[0].endpoints.len(), 1);
+        assert_eq!(names.networks[0].endpoints[0].names, ["server", "web"]);
+    }
+
+    #[test]
+    fn every_problem_is_found() {
+        let problems = plan(
+            r#"
+            [[network]]
+            name = "a"
+            subnets = ["172.18.0.1/16", "172.19.0.0/16", "172.20.0.0/16", "fd00::/127"]
+            [[network]]
+            name = "A"
+            subnets = ["172.19.128.0/30"]
+            [[container]]
+            name = "one two"
+            networks = ["b"]
+            [[container]]
+            name = "three"
+            networks = ["A"]
+            [[container]]
+            name = "four"
+            networks = ["A", "A"]
+            "#,
+        )
+        .unwrap_err();
+        let paths: Vec<_> = problems.iter().filter_map(|p| p.split(": ").next()).collect();
+        assert_eq!(
+            paths,
+            [
+                "network[0].subnets[0]",
+                "network[0].subnets[2]",
+                "network[0].subnets[3]",
+                "network[1].name",
+                "network[1].subnets",
+                "container[0].name",
+                "container[0].networks[0]",
+                "container[2].networks[0]",
+                "container[2].networks[1]",
+            ],
+            "{problems:#?}"
+        );
+    }
+}

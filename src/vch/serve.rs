@@ -1,0 +1,316 @@
+//! Driving the guests of a configuration, with or without starting their machines.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{SocketAddr, SocketAddrV6},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tether_host::{
+    ApplyError, Event, EventKind, GuestId, Host, NamesError, Options, names::NameTables, state::DesiredState,
+};
+use tether_wire::problem::Problem;
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt, BufReader},
+    signal::unix::{SignalKind, signal},
+    sync::broadcast::error::RecvError,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    accelerator::Accelerator,
+    config::{Config, ConfigError},
+    machine::{self, Image, Machine, MachineError},
+    network::{NetworkError, Networks},
+    output::{self, News, Output},
+    plan::{HOST_ADDRESS, Plan},
+};
+
+/// How long workloads have to end when the host ends.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long machines have to power off after that.
+const POWER_OFF: Duration = Duration::from_secs(8);
+/// The longest line of a console that is passed on, in bytes; the rest of it is dropped.
+const CONSOLE_LINE: usize = 4 << 10;
+
+/// Why the host does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The file is no configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The configuration is wrong.
+    #[error("{}", .problems.iter().map(|p| format!("{}: {p}", .path.display())).collect::<Vec<_>>().join("\n"))]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// Everything that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// A network could not be made.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A machine could not be started.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The configuration has no such container.
+    #[error("{path}: there is no container {name:?}")]
+    NoContainer {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// The host cannot listen.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Signals are not to be had.
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+/// Reads a configuration and plans it.
+pub fn read_plan(path: &Path) -> Result<Plan, ServeError> {
+    let config = Config::read(path)?;
+    Plan::new(&config).map_err(|problems| ServeError::Wrong { path: path.to_owned(), problems })
+}
+
+/// Drives the guests of `config` until SIGINT or SIGTERM. With an image, their machines are
+/// started too, and stopped at the end; it ends by itself when all of them have.
+///
+/// SIGHUP reads the configuration again and pushes what has changed to the guests.
+pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Result<(), ServeError> {
+    let mut plan = read_plan(config)?;
+    let image = image.map(Image::open).transpose()?;
+    let networks = Networks::open()?;
+    let management = networks.make(&plan).await?;
+    let address = SocketAddr::V6(SocketAddrV6::new(HOST_ADDRESS, plan.port, 0, management));
+    let host = (Host::listen(Options::on(address)).await)
+        .map_err(|source| ServeError::Listen { address, source })?;
+    output.tell("", &News::Listening { address: host.address().to_string() });
+
+    let mut events = host.events();
+    let mut guests = Guests::new(host, output.clone());
+    guests.want(&plan);
+    let mut machines = JoinSet::new();
+    if let Some(image) = &image {
+        let accelerator = Accelerator::find(image).await;
+        for container in &plan.containers {
+            let machine =
+                machine::start(&plan, container, image, accelerator, &networks, Stdio::piped()).await?;
+            let name = container.id.to_string();
+            output.tell(&name, &News::MachineStarted { accelerator: accelerator.name() });
+            machines.spawn(watch(name, machine, output.clone()));
+        }
+    }
+
+    let mut again = signal(SignalKind::hangup())?;
+    let mut show = signal(SignalKind::user_defined1())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut give_up = None;
+    loop {
+        let stop = tokio::select! {
+            event = events.recv() => {
+                match event {
+                    Ok(event) => guests.heard(event, &plan),
+                    Err(RecvError::Lagged(lost)) => {
+                        output.tell("", &News::Trouble { message: format!("{lost} events lost") });
+                    }
+                    Err(RecvError::Closed) => return Ok(()),
+                }
+                false
+            }
+            _ = again.recv() => {
+                match read_plan(config) {
+                    Ok(new) => {
+                        networks.make(&new).await?;
+                        guests.want(&new);
+                        plan = new;
+                    }
+                    Err(error) => output.tell("", &News::Trouble { message: error.to_string() }),
+                }
+                false
+            }
+            _ = show.recv() => {
+                guests.show(&plan);
+                false
+            }
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+            // Also with None: that is when the last one has ended.
+            _ = machines.join_next(), if image.is_some() => machines.is_empty(),
+            () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
+                output.tell("", &News::Trouble { message: "machines did not power off; ending them".to_owned() });
+                machines.abort_all();
+                while machines.join_next().await.is_some() {}
+                true
+            }
+        };
+        if stop && machines.is_empty() {
+            return Ok(());
+        }
+        if stop && give_up.is_none() {
+            guests.stop(&plan);
+            give_up = Some(Instant::now() + GRACE + POWER_OFF);
+        }
+    }
+}
+
+/// Runs the machine of one container of `config` on the bridges that are there, its console on
+/// standard output, until it ends.
+pub async fn run_machine(config: &Path, name: &str, image: &Path) -> Result<(), ServeError> {
+    let plan = read_plan(config)?;
+    let container = plan
+        .container(name)
+        .ok_or_else(|| ServeError::NoContainer { path: config.to_owned(), name: name.to_owned() })?;
+    let image = Image::open(image)?;
+    let accelerator = Accelerator::find(&image).await;
+    let networks = Networks::open()?;
+    let mut machine =
+        machine::start(&plan, container, &image, accelerator, &networks, Stdio::inherit()).await?;
+    machine.process.wait().await?;
+    Ok(())
+}
+
+/// Passes a machine's console on, line by line, until the machine ends.
+async fn watch(name: String, mut machine: Machine, output: Output) {
+    if let Some(console) = machine.process.stdout.take() {
+        let mut console = BufReader::new(console);
+        let mut line = Vec::new();
+        while read_line(&mut console, &mut line).await {
+            let text = String::from_utf8_lossy(&line);
+            // A console ends its lines with CR LF, and programs draw on it with escapes.
+            let clean: String = text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
+            output.tell(&name, &News::Console { line: clean });
+        }
+    }
+    let status = match machine.process.wait().await {
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    output.tell(&name, &News::MachineEnded { status });
+}
+
+/// Reads one line of at most [`CONSOLE_LINE`] bytes into `line`, dropping the rest of a longer
+/// one. `false` at the end.
+async fn read_line(from: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> bool {
+    line.clear();
+    let mut any = false;
+    loop {
+        let Ok(bytes) = from.fill_buf().await else { return any };
+        if bytes.is_empty() {
+            return any;
+        }
+        any = true;
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let part = &bytes[..end.unwrap_or(bytes.len())];
+        line.extend(part.iter().take(CONSOLE_LINE - line.len()));
+        let used = end.map_or(bytes.len(), |end| end + 1);
+        from.consume(used);
+        if end.is_some() {
+            return true;
+        }
+    }
+}
+
+/// The guests of a plan, and what each was last given.
+struct Guests {
+    host: Host,
+    output: Output,
+    given: HashMap<GuestId, (DesiredState, NameTables)>,
+    /// Whose workload has ended: their names are withdrawn.
+    gone: HashSet<GuestId>,
+}
+
+impl Guests {
+    fn new(host: Host, output: Output) -> Self {
+        Self { host, output, given: HashMap::new(), gone: HashSet::new() }
+    }
+
+    /// Gives every guest of `plan` what differs from what it was given before, and dismisses
+    /// those that are not in it.
+    fn want(&mut self, plan: &Plan) {
+        let dismissed: Vec<GuestId> = (self.given.keys())
+            .filter(|id| !plan.containers.iter().any(|container| container.id == **id))
+            .cloned()
+            .collect();
+        for id in dismissed {
+            self.host.dismiss(&id);
+            self.given.remove(&id);
+        }
+        for container in &plan.containers {
+            let id = &container.id;
+            self.host.admit(id);
+            let state = plan.desired_state(container);
+            // A container is found as soon as it is configured, up or not, so that a host that
+            // was restarted never takes back a name it gave out.
+            let names = plan.names(container, |other| !self.gone.contains(other));
+            let before = self.given.insert(id.clone(), (state.clone(), names.clone()));
+            let (old_state, old_names) = before.unzip();
+            if old_names.as_ref() != Some(&names) {
+                let (host, id, output) = (self.host.clone(), id.clone(), self.output.clone());
+                tokio::spawn(async move {
+                    match host.update_names(&id, names).await {
+                        Ok(_) | Err(NamesError::Superseded) => {}
+                        Err(error) => {
+                            output.tell(&id.to_string(), &News::Trouble { message: error.to_string() });
+                        }
+                    }
+                });
+            }
+            if old_state.as_ref() != Some(&state) {
+                let (host, id, output) = (self.host.clone(), id.clone(), self.output.clone());
+                tokio::spawn(async move {
+                    match host.apply(&id, state).await {
+                        // What the guest says of it comes as an event.
+                        Ok(_) | Err(ApplyError::Superseded | ApplyError::Failed(_)) => {}
+                        Err(error) => {
+                            output.tell(&id.to_string(), &News::Trouble { message: error.to_string() });
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    /// Takes note of an event and tells it.
+    fn heard(&mut self, event: Event, plan: &Plan) {
+        let ended = match &event.kind {
+            EventKind::WorkloadExited(_) => self.gone.insert(event.guest.clone()),
+            // It lives: the machine was started anew.
+            EventKind::Guest(_) => self.gone.remove(&event.guest),
+            _ => false,
+        };
+        self.output.event(event);
+        if ended {
+            self.want(plan);
+        }
+    }
+
+    /// Tells every guest's newest status.
+    fn show(&self, plan: &Plan) {
+        for container in &plan.containers {
+            let line = match self.host.status(&container.id) {
+                Some(status) => output::status(&status),
+                None => "no status yet".to_owned(),
+            };
+            self.output.tell(&container.id.to_string(), &News::Status { text: line });
+        }
+    }
+
+    /// Tells every guest to stop.
+    fn stop(&self, plan: &Plan) {
+        for container in &plan.containers {
+            self.host.stop(&container.id, GRACE);
+        }
+    }
+}
