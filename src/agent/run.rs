@@ -32,8 +32,11 @@ use crate::{
 const STATUS_PERIOD: Duration = Duration::from_secs(15);
 /// How long changes of the kernel are gathered before the status is sent.
 const STATUS_DELAY: Duration = Duration::from_millis(25);
-/// How long the host may take to note the workload's end before the machine goes without.
-const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the host may take to note the workload's end before the machine goes without: long
+/// enough for a host to be restarted in between.
+const EXIT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a workload has when the machine, and not the host, is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// What `tether run` was told.
 #[derive(Clone, Debug, Default)]
@@ -298,7 +301,7 @@ impl Machine {
                     if !init::is_process_1() {
                         return Ending::Terminated;
                     }
-                    self.stop(EXIT_PATIENCE);
+                    self.stop(STOP_GRACE);
                 }
                 () = sleep_until_some(self.kill_at) => {
                     self.kill_at = None;

@@ -28,11 +28,14 @@ pub struct Management {
     pub bridge: String,
     /// The TCP port guests dial.
     pub port: u16,
+    /// An address plan, where link-local IPv6 is not wanted: the host has the first address,
+    /// containers follow in the order of this file.
+    pub subnet: Option<String>,
 }
 
 impl Default for Management {
     fn default() -> Self {
-        Self { bridge: "vch-management".to_owned(), port: DEFAULT_PORT }
+        Self { bridge: "vch-management".to_owned(), port: DEFAULT_PORT, subnet: None }
     }
 }
 

@@ -25,13 +25,15 @@ use crate::{
 
 /// What the kernel is told. Fewer lines on the console are a faster boot; a panic ends the
 /// machine instead of leaving it hanging.
-const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable tether.log=debug";
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable";
 
 /// A boot image, as `vmimage/build` makes it.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// The directory with `vmlinuz` and `initramfs`.
     pub directory: PathBuf,
+    /// What its kernel is told besides what every machine's is.
+    pub append: String,
 }
 
 /// Why a machine does not run.
@@ -72,7 +74,7 @@ impl Image {
                 return Err(MachineError::NoImage(path));
             }
         }
-        Ok(Self { directory: directory.to_owned() })
+        Ok(Self { directory: directory.to_owned(), append: String::new() })
     }
 }
 
@@ -172,6 +174,6 @@ pub(crate) fn base_arguments(image: &Image, accelerator: Accelerator, memory_mib
         fixed("-initrd"),
         image.directory.join("initramfs").into(),
         fixed("-append"),
-        fixed(COMMAND_LINE),
+        OsString::from(format!("{COMMAND_LINE} {}", image.append)),
     ]
 }

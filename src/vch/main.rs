@@ -51,6 +51,9 @@ enum Command {
         /// The boot image, a directory made by vmimage/build.
         #[arg(long)]
         image: PathBuf,
+        /// Words for the kernel's command line, such as tether.log=debug. Nothing secret.
+        #[arg(long, default_value = "")]
+        append: String,
     },
     /// Print the boot document of one container's guest.
     BootDocument {
@@ -68,7 +71,9 @@ async fn main() -> ExitCode {
     let ended = match arguments.command {
         Command::Serve { config, json } => serve(&config, None, &Output::new(json)).await,
         Command::Up { config, image, json } => serve(&config, Some(&image), &Output::new(json)).await,
-        Command::Machine { config, name, image } => run_machine(&config, &name, &image).await,
+        Command::Machine { config, name, image, append } => {
+            run_machine(&config, &name, &image, &append).await
+        }
         Command::BootDocument { config, name } => boot_document(config, name),
     };
     match ended {

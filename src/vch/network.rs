@@ -3,7 +3,7 @@
 //! Works in the network namespace it is run in. What it makes is found again and left as it is
 //! after a restart.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
@@ -15,7 +15,7 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, packet_core::ErrorMessage};
 use tether_wire::value::{IfName, Prefix};
 use tokio::time::timeout;
 
-use crate::plan::{HOST_ADDRESS, Plan};
+use crate::plan::Plan;
 
 /// How long the kernel may take over one request.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -57,9 +57,7 @@ impl Networks {
     /// management network's bridge.
     pub async fn make(&self, plan: &Plan) -> Result<u32, NetworkError> {
         let management = self.bridge(&plan.management_bridge, None).await?;
-        if let Some(prefix) = Prefix::new(IpAddr::V6(HOST_ADDRESS), 64) {
-            self.address(management, prefix).await?;
-        }
+        self.address(management, plan.management_address).await?;
         for network in &plan.networks {
             let bridge = self.bridge(&network.bridge, network.mtu).await?;
             for gateway in &network.gateways {

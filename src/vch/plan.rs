@@ -16,14 +16,16 @@ use tether_wire::{
 
 use crate::config::{Config, Container, Network, Nic};
 
-/// The host's address on the management network: link-local, so that there is nothing to plan.
-pub const HOST_ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// The interface identifier of the host's link-local address on the management network.
+const HOST_IDENTIFIER: u64 = 1;
 
 /// Everything that follows from a configuration.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The management network's bridge.
     pub management_bridge: IfName,
+    /// The host's address on it.
+    pub management_address: Prefix,
     /// The TCP port guests dial.
     pub port: u16,
     /// The bridge networks.
@@ -52,6 +54,8 @@ pub struct PlannedContainer {
     pub id: GuestId,
     /// Its management NIC.
     pub management_mac: MacAddr,
+    /// That NIC's address, `None` for link-local.
+    pub management_address: Option<Prefix>,
     /// Its attachments, the first giving the default route.
     pub endpoints: Vec<Endpoint>,
     /// All its names, its own first.
@@ -81,10 +85,7 @@ impl Plan {
     /// Works the plan out, or says everything that is wrong with the configuration.
     pub fn new(config: &Config) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
-        let bridge = problems.keep("management.bridge", config.management.bridge.parse::<IfName>());
-        if config.management.port == 0 {
-            problems.add("management.port", "0 is no port: write 1 to 65535");
-        }
+        let mut management = plan_management(&config.management, &mut problems);
         let mut pools = Vec::new();
         let networks: Vec<_> = (config.networks.iter().enumerate())
             .filter_map(|(n, network)| {
@@ -98,11 +99,16 @@ impl Plan {
         refuse_overlaps(&networks, &mut problems);
         let containers = (config.containers.iter().enumerate())
             .filter_map(|(c, container)| {
-                plan_container(&format!("container[{c}]"), container, &networks, &mut pools, &mut problems)
+                let management_address =
+                    management.as_mut().and_then(|(_, pool)| pool.next().first().copied());
+                let path = format!("container[{c}]");
+                let planned = plan_container(&path, container, &networks, &mut pools, &mut problems)?;
+                Some(PlannedContainer { management_address, ..planned })
             })
             .collect();
-        let plan = bridge.map(|management_bridge| Self {
-            management_bridge,
+        let plan = management.map(|(management, pool)| Self {
+            management_bridge: management,
+            management_address: pool.host.unwrap_or_else(|| Prefix::link_local(HOST_IDENTIFIER)),
             port: config.management.port,
             networks,
             containers,
@@ -110,7 +116,8 @@ impl Plan {
         match (plan, problems.into_result(())) {
             (Some(plan), Ok(())) => Ok(plan),
             (_, Err(problems)) => Err(problems),
-            (None, Ok(())) => Err(vec![Problem::new("management.bridge", "missing")]),
+            // What made it `None` has been noted, so this is not reached.
+            (None, Ok(())) => Err(vec![Problem::new("management", "missing")]),
         }
     }
 
@@ -123,8 +130,14 @@ impl Plan {
     pub fn boot_document(&self, container: &PlannedContainer) -> BootDocument {
         BootDocument {
             guest: container.id.to_string(),
-            management: Some(Management { mac: container.management_mac.to_string(), address: None }),
-            host: Some(HostAddress { address: HOST_ADDRESS.to_string(), port: self.port }),
+            management: Some(Management {
+                mac: container.management_mac.to_string(),
+                address: container.management_address.map(|address| address.to_string()),
+            }),
+            host: Some(HostAddress {
+                address: self.management_address.address().to_string(),
+                port: self.port,
+            }),
             workload: None,
         }
     }
@@ -177,22 +190,44 @@ impl Plan {
 /// Gives out a network's addresses, in order.
 struct Pool {
     subnets: Vec<Prefix>,
-    /// The last host number that was given out: 1 is the gateway's.
+    /// The host's own first address, if there is a subnet.
+    host: Option<Prefix>,
+    /// The last host number that was given out: 1 is the host's own.
     last: u32,
 }
 
+impl Pool {
+    fn new(subnets: Vec<Prefix>) -> Self {
+        let host = subnets.first().and_then(|subnet| host_number(*subnet, 1));
+        Self { subnets, host, last: 1 }
+    }
+
+    /// The next container's addresses, fewer than subnets when one has no more.
+    fn next(&mut self) -> Vec<Prefix> {
+        self.last += 1;
+        self.subnets.iter().filter_map(|subnet| host_number(*subnet, self.last)).collect()
+    }
+}
+
+fn plan_management(
+    management: &crate::config::Management,
+    problems: &mut Problems,
+) -> Option<(IfName, Pool)> {
+    let bridge = problems.keep("management.bridge", management.bridge.parse::<IfName>());
+    if management.port == 0 {
+        problems.add("management.port", "0 is no port: write 1 to 65535");
+    }
+    let subnet = (management.subnet.as_ref())
+        .and_then(|text| problems.keep("management.subnet", container_subnet(text)));
+    Some((bridge?, Pool::new(subnet.into_iter().collect())))
+}
+
 fn plan_network(path: &str, network: &Network, problems: &mut Problems) -> Option<(PlannedNetwork, Pool)> {
-    let mut subnets = Vec::new();
+    let mut subnets: Vec<Prefix> = Vec::new();
     for (s, text) in network.subnets.iter().enumerate() {
         let path = format!("{path}.subnets[{s}]");
-        let Some(subnet) = problems.keep(&path, text.parse::<Prefix>()) else { continue };
-        let most = if subnet.address().is_ipv4() { 30 } else { 126 };
-        if subnet.network() != subnet {
-            problems.add(path, format!("{text} has bits after the prefix: write {}", subnet.network()));
-        } else if subnet.length() == 0 || subnet.length() > most {
-            problems.add(path, format!("{text} is no subnet for containers: write a prefix of 1 to {most}"));
-        } else if subnets.iter().any(|other: &Prefix| other.address().is_ipv4() == subnet.address().is_ipv4())
-        {
+        let Some(subnet) = problems.keep(&path, container_subnet(text)) else { continue };
+        if subnets.iter().any(|other| other.address().is_ipv4() == subnet.address().is_ipv4()) {
             problems.add(path, format!("{text} is the second subnet of its family: one is enough"));
         } else {
             subnets.push(subnet);
@@ -207,7 +242,20 @@ fn plan_network(path: &str, network: &Network, problems: &mut Problems) -> Optio
     let bridge = problems.keep(path, format!("br-{a:04x}{b:04x}{c:04x}").parse::<IfName>())?;
     let gateways = subnets.iter().filter_map(|subnet| host_number(*subnet, 1)).collect();
     let planned = PlannedNetwork { name: network.name.clone(), bridge, gateways, mtu: network.mtu };
-    Some((planned, Pool { subnets, last: 1 }))
+    Some((planned, Pool::new(subnets)))
+}
+
+/// A subnet with room for the host and at least one container.
+fn container_subnet(text: &str) -> Result<Prefix, String> {
+    let subnet: Prefix = text.parse().map_err(|error| format!("{error}"))?;
+    let most = if subnet.address().is_ipv4() { 30 } else { 126 };
+    if subnet.network() != subnet {
+        return Err(format!("{text} has bits after the prefix: write {}", subnet.network()));
+    }
+    if subnet.length() == 0 || subnet.length() > most {
+        return Err(format!("{text} is no subnet for containers: write a prefix of 1 to {most}"));
+    }
+    Ok(subnet)
 }
 
 fn plan_container(
@@ -233,9 +281,7 @@ fn plan_container(
             continue;
         }
         let pool = &mut pools[network];
-        pool.last += 1;
-        let addresses: Vec<Prefix> =
-            pool.subnets.iter().filter_map(|subnet| host_number(*subnet, pool.last)).collect();
+        let addresses = pool.next();
         if addresses.len() < pool.subnets.len() {
             problems.add(path, format!("{name} has no address left"));
             continue;
@@ -253,6 +299,7 @@ fn plan_container(
     Some(PlannedContainer {
         id: id?,
         management_mac: hashed_mac(&container.name),
+        management_address: None,
         endpoints,
         names,
         workload,

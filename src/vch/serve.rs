@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{SocketAddr, SocketAddrV6},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -26,7 +26,7 @@ use crate::{
     machine::{self, Image, Machine, MachineError},
     network::{NetworkError, Networks},
     output::{self, News, Output},
-    plan::{HOST_ADDRESS, Plan},
+    plan::Plan,
 };
 
 /// How long workloads have to end when the host ends.
@@ -92,7 +92,11 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
     let image = image.map(Image::open).transpose()?;
     let networks = Networks::open()?;
     let management = networks.make(&plan).await?;
-    let address = SocketAddr::V6(SocketAddrV6::new(HOST_ADDRESS, plan.port, 0, management));
+    let address = match plan.management_address.address() {
+        IpAddr::V4(v4) => SocketAddr::from((v4, plan.port)),
+        // The index says on which link a link-local address is; it does no harm to others.
+        IpAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(v6, plan.port, 0, management)),
+    };
     let host = (Host::listen(Options::on(address)).await)
         .map_err(|source| ServeError::Listen { address, source })?;
     output.tell("", &News::Listening { address: host.address().to_string() });
@@ -156,6 +160,10 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
             }
         };
         if stop && machines.is_empty() {
+            // What the guests said last is still to be told.
+            while let Ok(event) = events.try_recv() {
+                guests.heard(event, &plan);
+            }
             return Ok(());
         }
         if stop && give_up.is_none() {
@@ -167,12 +175,14 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
 
 /// Runs the machine of one container of `config` on the bridges that are there, its console on
 /// standard output, until it ends.
-pub async fn run_machine(config: &Path, name: &str, image: &Path) -> Result<(), ServeError> {
+///
+/// `append` is for the kernel's command line.
+pub async fn run_machine(config: &Path, name: &str, image: &Path, append: &str) -> Result<(), ServeError> {
     let plan = read_plan(config)?;
     let container = plan
         .container(name)
         .ok_or_else(|| ServeError::NoContainer { path: config.to_owned(), name: name.to_owned() })?;
-    let image = Image::open(image)?;
+    let image = Image { append: append.to_owned(), ..Image::open(image)? };
     let accelerator = Accelerator::find(&image).await;
     let networks = Networks::open()?;
     let mut machine =
