@@ -1,0 +1,56 @@
+//! What the end-to-end tests stand on: network namespaces, processes, waiting.
+//!
+//! A namespace lives as long as a process that holds it, and that process dies with the test
+//! that made it, however the test ends. Nothing gets a name under `/run`, nothing is left.
+
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking, and says for what it waited"
+)]
+
+pub mod guests;
+pub mod process;
+pub mod space;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+pub use guests::{Lab, verified};
+pub use process::Process;
+pub use space::Space;
+
+/// How long anything in a test may take. Long, because the machine may be busy; nothing waits
+/// for it to pass unless the test fails.
+pub const DEADLINE: Duration = Duration::from_mins(1);
+
+/// The binary `name`, built in the same profile as the tests.
+///
+/// # Panics
+///
+/// When it has not been built.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let directory = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let path = directory.join(name);
+    assert!(path.exists(), "{} is missing: run cargo build --workspace, or scripts/test", path.display());
+    path
+}
+
+/// Asks `what` again and again until it has an answer.
+///
+/// # Panics
+///
+/// After [`DEADLINE`], with `whatfor`.
+pub fn wait_for<T>(whatfor: &str, mut what: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = what() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {whatfor}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
