@@ -1,9 +1,12 @@
 //! From observed state to what the host is told.
 
-use std::fs;
+use std::{collections::HashMap, fs};
 
 use tether_wire::{
-    status::{AddressState, Observed, ObservedAddress, ObservedInterface, ObservedRoute},
+    status::{
+        AddressState, MAX_ADDRESSES, MAX_INTERFACES, MAX_ROUTES, Observed, ObservedAddress,
+        ObservedInterface, ObservedRoute,
+    },
     value::MacAddr,
 };
 
@@ -13,12 +16,36 @@ use crate::plan::{KernelState, Link};
 /// tether's own business.
 pub fn observed(state: &KernelState, management: Option<MacAddr>) -> Observed {
     let theirs = |link: &&Link| management.is_none() || link.mac != management;
-    Observed { interfaces: state.links.iter().filter(theirs).map(|link| interface(state, link)).collect() }
+    let links = state.links.iter().filter(theirs).take(MAX_INTERFACES);
+    let mut interfaces: Vec<ObservedInterface> = links.map(interface).collect();
+    let places: HashMap<u32, usize> =
+        interfaces.iter().enumerate().map(|(i, link)| (link.index, i)).collect();
+    let shown = |link: u32| places.get(&link).copied();
+    for (place, address) in
+        state.addresses.iter().filter_map(|a| Some((shown(a.link)?, a))).take(MAX_ADDRESSES)
+    {
+        interfaces[place].addresses.push(ObservedAddress {
+            address: address.prefix.to_string(),
+            state: match (address.duplicate, address.tentative) {
+                (true, _) => AddressState::Duplicate,
+                (false, true) => AddressState::Tentative,
+                (false, false) => AddressState::Usable,
+            },
+            ours: address.is_ours(),
+        });
+    }
+    for (place, route) in state.routes.iter().filter_map(|r| Some((shown(r.link)?, r))).take(MAX_ROUTES) {
+        interfaces[place].routes.push(ObservedRoute {
+            destination: route.destination.to_string(),
+            gateway: route.gateway.map(|gateway| gateway.to_string()),
+            metric: route.metric,
+            ours: route.is_ours(),
+        });
+    }
+    Observed { interfaces }
 }
 
-fn interface(state: &KernelState, link: &Link) -> ObservedInterface {
-    let addresses = state.addresses.iter().filter(|address| address.link == link.index);
-    let routes = state.routes.iter().filter(|route| route.link == link.index);
+fn interface(link: &Link) -> ObservedInterface {
     ObservedInterface {
         index: link.index,
         name: link.name.clone(),
@@ -26,25 +53,8 @@ fn interface(state: &KernelState, link: &Link) -> ObservedInterface {
         mtu: link.mtu,
         up: link.up,
         carrier: link.carrier,
-        addresses: addresses
-            .map(|address| ObservedAddress {
-                address: address.prefix.to_string(),
-                state: match (address.duplicate, address.tentative) {
-                    (true, _) => AddressState::Duplicate,
-                    (false, true) => AddressState::Tentative,
-                    (false, false) => AddressState::Usable,
-                },
-                ours: address.is_ours(),
-            })
-            .collect(),
-        routes: routes
-            .map(|route| ObservedRoute {
-                destination: route.destination.to_string(),
-                gateway: route.gateway.map(|gateway| gateway.to_string()),
-                metric: route.metric,
-                ours: route.is_ours(),
-            })
-            .collect(),
+        addresses: Vec::new(),
+        routes: Vec::new(),
     }
 }
 

@@ -250,7 +250,10 @@ pub struct MessageError {
     source: DecodeError,
 }
 
-/// Declares the messages of one direction. `$limit` is in bytes.
+/// Declares the messages of one direction. `$limit` is in bytes, of the payload.
+///
+/// The decoder's own limit is twice that: it counts numbers at their full width, eight bytes for
+/// every length, and honest documents come to a little over their size.
 macro_rules! messages {
     ($(#[$doc:meta])* $direction:ident { $($name:ident = $kind:literal, $limit:expr;)+ }) => {
         $(#[$doc])*
@@ -268,7 +271,7 @@ macro_rules! messages {
             pub fn from_frame(frame: &Frame) -> Result<Option<Self>, MessageError> {
                 match (frame.kind, frame.version) {
                     $(
-                        ($kind, 1) => match codec::decode::<$name, { $limit }>(&frame.payload) {
+                        ($kind, 1) => match codec::decode::<$name, { 2 * $limit }>(&frame.payload) {
                             Ok(message) => Ok(Some(Self::$name(message))),
                             Err(source) => Err(MessageError { name: stringify!($name), kind: $kind, source }),
                         },
@@ -409,6 +412,77 @@ mod tests {
         let frame = names.to_frame();
         assert!(frame.payload.len() <= limit(frame.kind), "{}", frame.payload.len());
         assert_eq!(FromHost::from_frame(&frame).unwrap(), Some(names));
+    }
+
+    #[test]
+    fn the_fullest_state_fits_its_limit() {
+        let route = |n: usize| crate::state::Route {
+            destination: format!("2001:db8:1234:5678:9abc:{n:x}:ffff:fffe/127"),
+            gateway: Some("2001:db8:1234:5678:9abc:def0:ffff:fffe".into()),
+            metric: Some(u32::MAX),
+        };
+        let interface = crate::state::Interface {
+            mac: "02:42:ac:12:00:02".into(),
+            name: "a-name-of-15-by".into(),
+            mtu: Some(9_000),
+            addresses: (0..crate::state::MAX_ADDRESSES)
+                .map(|n| format!("2001:db8:1234:5678:9abc:{n:x}:1:2/64"))
+                .collect(),
+            routes: (0..crate::state::MAX_ROUTES).map(route).collect(),
+        };
+        let state = DesiredState { interfaces: vec![interface], ..DesiredState::default() };
+        let apply = FromHost::from(Apply { generation: u64::MAX, state });
+        let frame = apply.to_frame();
+        assert!(frame.payload.len() <= limit(frame.kind), "{}", frame.payload.len());
+        assert_eq!(FromHost::from_frame(&frame).unwrap(), Some(apply));
+    }
+
+    #[test]
+    fn the_fullest_observation_fits_its_limit() {
+        use crate::status::{AddressState, ObservedAddress, ObservedInterface, ObservedRoute};
+        let address = ObservedAddress {
+            address: "2001:db8:1234:5678:9abc:def0:ffff:fffe/128".into(),
+            state: AddressState::Usable,
+            ours: true,
+        };
+        let route = ObservedRoute {
+            destination: address.address.clone(),
+            gateway: Some("2001:db8:1234:5678:9abc:def0:ffff:fffe".into()),
+            metric: u32::MAX,
+            ours: true,
+        };
+        let full = ObservedInterface {
+            addresses: vec![address; crate::status::MAX_ADDRESSES],
+            routes: vec![route; crate::status::MAX_ROUTES],
+            ..ObservedInterface::default()
+        };
+        let mut interfaces = vec![
+            ObservedInterface {
+                mac: "02:42:ac:12:00:02".into(),
+                name: "a-name-of-15-by".into(),
+                mtu: 65_535,
+                ..ObservedInterface::default()
+            };
+            crate::status::MAX_INTERFACES
+        ];
+        interfaces[0] = full;
+        let status = FromGuest::from(Status { observed: Observed { interfaces }, ..Status::default() });
+        let frame = status.to_frame();
+        assert!(frame.payload.len() <= limit(frame.kind), "{}", frame.payload.len());
+        assert_eq!(FromGuest::from_frame(&frame).unwrap(), Some(status));
+    }
+
+    #[test]
+    fn the_most_problems_fit_their_limit() {
+        let mut problems = crate::problem::Problems::default();
+        for _ in 0..100_000 {
+            problems.add("interfaces[63].routes[16383].destination", "x".repeat(1_000));
+        }
+        let problems = problems.into_result(()).unwrap_err();
+        assert_eq!(problems.len(), crate::problem::MOST);
+        assert!(problems[crate::problem::MOST - 1].message.contains("99745 more"), "{:?}", problems.last());
+        let frame = FromGuest::from(NamesFailed { version: 1, problems }).to_frame();
+        assert!(frame.payload.len() <= limit(frame.kind), "{}", frame.payload.len());
     }
 
     proptest! {

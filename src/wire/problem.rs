@@ -29,14 +29,25 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The most problems that are told at once; the last of them says how many more there are.
+pub const MOST: usize = 256;
+
 /// Collects problems while a document is read.
 #[derive(Debug, Default)]
-pub struct Problems(Vec<Problem>);
+pub struct Problems {
+    /// At most [`MOST`] of them.
+    first: Vec<Problem>,
+    /// All that were noted.
+    count: usize,
+}
 
 impl Problems {
     /// Notes a problem at `path`.
     pub fn add(&mut self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Problem::new(path, message));
+        self.count += 1;
+        if self.first.len() < MOST {
+            self.first.push(Problem::new(path, message));
+        }
     }
 
     /// The value of `result`, or `None` with its error noted at `path`.
@@ -45,7 +56,12 @@ impl Problems {
     }
 
     /// `value` when nothing was noted, every problem otherwise.
-    pub fn into_result<T>(self, value: T) -> Result<T, Vec<Problem>> {
-        if self.0.is_empty() { Ok(value) } else { Err(self.0) }
+    pub fn into_result<T>(mut self, value: T) -> Result<T, Vec<Problem>> {
+        if self.count > MOST {
+            let more = self.count - MOST + 1;
+            self.first.truncate(MOST - 1);
+            self.first.push(Problem::new("…", format!("and {more} more; mend these first")));
+        }
+        if self.first.is_empty() { Ok(value) } else { Err(self.first) }
     }
 }

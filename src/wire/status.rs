@@ -2,6 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The most interfaces in one report.
+pub const MAX_INTERFACES: usize = 1_024;
+/// The most addresses in one report, over all interfaces.
+pub const MAX_ADDRESSES: usize = 8_192;
+/// The most routes in one report, over all interfaces.
+pub const MAX_ROUTES: usize = 32_768;
+
 /// Which document is in force: its number and the digest of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
@@ -31,7 +38,8 @@ impl std::fmt::Display for Digest {
 /// The guest as its kernel has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// All interfaces but the management NIC's, by kernel index.
+    /// All interfaces but the management NIC's, by kernel index; of very many things the first
+    /// [`MAX_INTERFACES`], [`MAX_ADDRESSES`] and [`MAX_ROUTES`].
     pub interfaces: Vec<ObservedInterface>,
 }
 

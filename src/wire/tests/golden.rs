@@ -1,0 +1,254 @@
+//! The bytes of every message, pinned: `docs/protocol.md` shows them, other languages rely on
+//! them, and no library's update may change them.
+//!
+//! The vectors are `golden.txt` beside this file: a name and a whole frame in hexadecimal on
+//! each line. A new message gets a new line; an old line never changes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use bytes::BytesMut;
+use tether_wire::{
+    frame::FrameCodec,
+    message::{
+        Apply, Event, EventKind, Exit, ExitSeen, Failed, FailedOperation, Failure, FromGuest, FromHost,
+        Hello, Names, NamesApplied, NamesFailed, Phase, Ping, Pong, Received, Refused, Stop, Verified,
+        Welcome, WorkloadExited, names_digest, state_digest,
+    },
+    names::{EndpointNames, NameTables, NetworkNames},
+    problem::Problem,
+    state::{DesiredState, Dns, HostEntry, Interface, Route, Workload},
+    status::{
+        AddressState, Condition, Digest, DnsCounters, Observed, ObservedAddress, ObservedInterface,
+        ObservedRoute, Stamp, Status,
+    },
+};
+use tokio_util::codec::{Decoder, Encoder};
+
+fn stamp() -> Stamp {
+    Stamp { generation: 300, digest: Digest([0xab; 32]) }
+}
+
+fn observed() -> Observed {
+    Observed {
+        interfaces: vec![ObservedInterface {
+            index: 2,
+            name: "eth0".into(),
+            mac: "02:42:ac:12:00:02".into(),
+            mtu: 1_500,
+            up: true,
+            carrier: true,
+            addresses: vec![ObservedAddress {
+                address: "172.18.0.2/16".into(),
+                state: AddressState::Usable,
+                ours: true,
+            }],
+            routes: vec![ObservedRoute {
+                destination: "0.0.0.0/0".into(),
+                gateway: Some("172.18.0.1".into()),
+                metric: 0,
+                ours: true,
+            }],
+        }],
+    }
+}
+
+fn desired() -> DesiredState {
+    DesiredState {
+        hostname: "server".into(),
+        interfaces: vec![Interface {
+            mac: "02:42:ac:12:00:02".into(),
+            name: "eth0".into(),
+            mtu: Some(1_500),
+            addresses: vec!["172.18.0.2/16".into()],
+            routes: vec![Route {
+                destination: "0.0.0.0/0".into(),
+                gateway: Some("172.18.0.1".into()),
+                metric: None,
+            }],
+        }],
+        dns: Dns {
+            upstreams: vec!["10.0.0.53".into()],
+            search: vec!["example.com".into()],
+            options: vec!["ndots:1".into()],
+        },
+        hosts: vec![HostEntry { address: "10.0.0.9".into(), names: vec!["db".into()] }],
+        workload: Some(Workload {
+            argv: vec!["httpd".into(), "-f".into()],
+            env: vec!["A=b".into()],
+            cwd: "/".into(),
+        }),
+    }
+}
+
+fn tables() -> NameTables {
+    NameTables {
+        ttl_seconds: 5,
+        networks: vec![NetworkNames {
+            network: "net".into(),
+            endpoints: vec![EndpointNames {
+                names: vec!["server".into()],
+                addresses: vec!["172.18.0.2".into()],
+            }],
+        }],
+    }
+}
+
+fn from_guest() -> Vec<(&'static str, FromGuest)> {
+    let problem = Problem { path: "hostname".into(), message: "bad".into() };
+    vec![
+        (
+            "hello",
+            Hello {
+                protocol_min: 1,
+                protocol_max: 1,
+                guest: "server".into(),
+                agent_version: "0.1.0".into(),
+                capabilities: vec![],
+                boot_id: "b".into(),
+                applied: Some(stamp()),
+                names: None,
+            }
+            .into(),
+        ),
+        ("ping", Ping { nonce: 7 }.into()),
+        ("pong", Pong { nonce: 70_000 }.into()),
+        ("received", Received { generation: 300 }.into()),
+        (
+            "verified",
+            Verified { stamp: stamp(), operations: 4, took_us: 65_000, observed: observed() }.into(),
+        ),
+        (
+            "failed",
+            Failed {
+                generation: 2,
+                failure: Failure {
+                    phase: Phase::Apply,
+                    problems: vec![problem.clone()],
+                    operation: Some(FailedOperation {
+                        operation: "set eth0 up".into(),
+                        errno: "EPERM".into(),
+                        kernel: String::new(),
+                    }),
+                    restored: true,
+                },
+            }
+            .into(),
+        ),
+        ("names_applied", NamesApplied { stamp: stamp() }.into()),
+        ("names_failed", NamesFailed { version: 2, problems: vec![problem] }.into()),
+        (
+            "status",
+            Status {
+                agent_version: "0.1.0".into(),
+                uptime_ms: 4_200,
+                rss_kib: 2_796,
+                applied: Some(stamp()),
+                names: Some(stamp()),
+                observed: observed(),
+                dns: DnsCounters { queries: 5, local: 3, forwarded: 2, failed: 1, ignored: 0 },
+                skipped_frames: 0,
+                conditions: vec![Condition { part: "dns".into(), message: "busy".into() }],
+            }
+            .into(),
+        ),
+        (
+            "event",
+            Event { uptime_ms: 4_200, dropped: 0, kind: EventKind::WorkloadStarted { pid: 79 } }.into(),
+        ),
+        ("exited_code", WorkloadExited { exit: Exit::Code(7) }.into()),
+        ("exited_signal", WorkloadExited { exit: Exit::Signal(15) }.into()),
+        ("exited_not_started", WorkloadExited { exit: Exit::NotStarted("no".into()) }.into()),
+    ]
+}
+
+fn from_host() -> Vec<(&'static str, FromHost)> {
+    vec![
+        ("welcome", Welcome { protocol: 1, host_version: "0.1.0".into(), heartbeat_ms: 5_000 }.into()),
+        ("refused", Refused { reason: "no".into() }.into()),
+        ("apply", Apply { generation: 300, state: desired() }.into()),
+        ("names", Names { version: 300, tables: tables() }.into()),
+        ("exit_seen", ExitSeen.into()),
+        ("stop", Stop { grace_ms: 2_000 }.into()),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn whole_frame(frame: tether_wire::frame::Frame) -> BytesMut {
+    let mut bytes = BytesMut::new();
+    FrameCodec.encode(frame, &mut bytes).unwrap();
+    bytes
+}
+
+/// Every message of this file, and the digests of its documents, as they are encoded now.
+fn encoded() -> BTreeMap<&'static str, String> {
+    let guest = from_guest().into_iter().map(|(name, message)| (name, message.to_frame()));
+    let host = from_host().into_iter().map(|(name, message)| (name, message.to_frame()));
+    let frames = guest.chain(host).map(|(name, frame)| (name, hex(&whole_frame(frame))));
+    let digests = [
+        ("digest_of_apply_state", hex(&state_digest(&desired()).0)),
+        ("digest_of_names_tables", hex(&names_digest(&tables()).0)),
+    ];
+    frames.chain(digests).collect()
+}
+
+fn pinned() -> BTreeMap<&'static str, String> {
+    let lines = include_str!("golden.txt").lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(' ')).map(|(name, hex)| (name, hex.to_owned())).collect()
+}
+
+#[test]
+fn every_message_is_encoded_as_it_always_was() {
+    assert_eq!(encoded(), pinned());
+}
+
+#[test]
+fn every_pinned_frame_is_read_as_the_message_it_is() {
+    let frame = |name: &str| {
+        let hex = &pinned()[name];
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        FrameCodec.decode(&mut BytesMut::from(&bytes[..])).unwrap().unwrap()
+    };
+    for (name, message) in from_guest() {
+        assert_eq!(FromGuest::from_frame(&frame(name)).unwrap(), Some(message), "{name}");
+    }
+    for (name, message) in from_host() {
+        assert_eq!(FromHost::from_frame(&frame(name)).unwrap(), Some(message), "{name}");
+    }
+}
+
+/// Golden lines of the protocol document are the pinned ones, so that document and code agree.
+#[test]
+fn the_protocol_document_shows_these_bytes() {
+    let document = include_str!("../../../docs/protocol.md");
+    let spaceless: String = document.chars().filter(|c| !c.is_whitespace()).collect();
+    for name in ["hello", "welcome", "names", "apply", "received", "exited_code", "exit_seen"] {
+        assert!(
+            spaceless.contains(&pinned()[name]),
+            "docs/protocol.md does not show {name}: {}",
+            pinned()[name]
+        );
+    }
+}
+
+/// Every message type and its limit is in the protocol document's table.
+#[test]
+fn the_protocol_document_has_every_type() {
+    let document = include_str!("../../../docs/protocol.md");
+    let guest = from_guest().into_iter().map(|(_, message)| message.to_frame().kind);
+    let host = from_host().into_iter().map(|(_, message)| message.to_frame().kind);
+    for kind in guest.chain(host) {
+        let limit = tether_wire::message::limit(kind);
+        let is_row =
+            |line: &str| line.starts_with(&format!("| {kind} |")) && line.contains(&format!("| {limit} |"));
+        assert!(document.lines().any(is_row), "docs/protocol.md has no row of type {kind} and limit {limit}");
+    }
+}
