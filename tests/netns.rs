@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -159,9 +159,7 @@ fn what_is_not_ours_is_relayed_as_the_upstream_said_it() {
     let client = lab.guest("client", &[[172, 18, 0, 3]]);
     lab.vch.next_json("client", verified("client"));
     // Nobody answers yet: SERVFAIL, and in time.
-    let started = Instant::now();
-    assert!(client.dig_all("a.example A").contains("SERVFAIL"));
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(client.dig_all("+time=5 a.example A").contains("SERVFAIL"));
 
     let records: Vec<String> = (0..120).map(|n| format!("--host-record=big.example,10.9.0.{n}")).collect();
     let mut dnsmasq = lab.host.command("dnsmasq");

@@ -11,7 +11,11 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::{prctl, signal::Signal},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        prctl,
+        signal::Signal,
+    },
 };
 use tokio::process::{Child, Command};
 
@@ -56,15 +60,6 @@ pub enum MachineError {
     Start(io::Error),
 }
 
-/// A running machine.
-#[derive(Debug)]
-pub struct Machine {
-    /// The QEMU process. Its standard output is the guest's console.
-    pub process: Child,
-    /// The boot document's file, which QEMU has read by the time it is dropped.
-    _boot: tempfile::NamedTempFile,
-}
-
 impl Image {
     /// The image in `directory`.
     pub fn open(directory: &Path) -> Result<Self, MachineError> {
@@ -80,7 +75,8 @@ impl Image {
 
 /// Starts the machine of `container`, its NICs on the networks' bridges.
 ///
-/// It ends when this process does, also when that is killed.
+/// The child is its QEMU, with the guest's console as standard output. It ends when this process
+/// does, also when that is killed.
 pub async fn start(
     plan: &Plan,
     container: &PlannedContainer,
@@ -88,20 +84,19 @@ pub async fn start(
     accelerator: Accelerator,
     networks: &Networks,
     console: Stdio,
-) -> Result<Machine, MachineError> {
+) -> Result<Child, MachineError> {
     let mut command = Command::new("qemu-system-x86_64");
     command.args(base_arguments(image, accelerator, container.memory_mib));
     let boot = boot_file(plan, container).map_err(MachineError::Boot)?;
-    let mut argument = OsString::from("name=opt/tether/boot.json,file=");
-    argument.push(boot.path());
-    command.arg("-fw_cfg").arg(argument);
+    let boot_path = format!("/proc/self/fd/{}", boot.as_raw_fd());
+    command.args(["-fw_cfg", &format!("name=opt/tether/boot.json,file={boot_path}")]);
+    let mut kept = vec![boot];
 
     let management = (&plan.management_bridge, container.management_mac, Nic::VirtioNet);
     let others = container
         .endpoints
         .iter()
         .map(|endpoint| (&plan.networks[endpoint.network].bridge, endpoint.mac, container.nic));
-    let mut taps: Vec<File> = Vec::new();
     for (n, (bridge, mac, nic)) in [management].into_iter().chain(others).enumerate() {
         let tap = Tap::new().map_err(MachineError::Tap)?;
         let index =
@@ -114,37 +109,39 @@ pub async fn start(
         command.args(["-netdev", &format!("tap,id=net{n},fd={}", tap.file.as_raw_fd())]);
         // No option ROM: nobody boots from the network here.
         command.args(["-device", &format!("{device},netdev=net{n},mac={mac},romfile=")]);
-        taps.push(tap.file);
+        kept.push(tap.file);
     }
 
-    let kept: Vec<i32> = taps.iter().map(AsRawFd::as_raw_fd).collect();
+    let descriptors: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: between fork and exec only two system calls are made, no allocation and no lock;
-    // the descriptors are open, because `taps` lives until after the spawn.
+    // the descriptors are open, because `kept` lives until after the spawn.
     unsafe {
         command.pre_exec(move || {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
-            for fd in &kept {
+            for fd in &descriptors {
                 let fd = std::os::fd::BorrowedFd::borrow_raw(*fd);
                 fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
             }
             Ok(())
         });
     }
+    // A process group of its own: Ctrl-C at the terminal is for vch, which stops it in order.
+    command.process_group(0).kill_on_drop(true);
     let process = command
         .stdin(Stdio::null())
         .stdout(console)
         .stderr(Stdio::inherit())
-        .kill_on_drop(true)
         .spawn()
         .map_err(MachineError::Start)?;
-    Ok(Machine { process, _boot: boot })
+    drop(kept);
+    Ok(process)
 }
 
-/// The boot document in a file that only this user can read.
-fn boot_file(plan: &Plan, container: &PlannedContainer) -> io::Result<tempfile::NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix("vch-boot-").tempfile()?;
+/// The boot document in a file that has no name and no place on a disk: it goes with the
+/// machine, however that ends.
+fn boot_file(plan: &Plan, container: &PlannedContainer) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"tether-boot", MFdFlags::MFD_CLOEXEC)?);
     file.write_all(&serde_json::to_vec(&plan.boot_document(container))?)?;
-    file.flush()?;
     Ok(file)
 }
 

@@ -14,6 +14,7 @@ use tether_host::{
 use tether_wire::problem::Problem;
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, BufReader},
+    process::Child,
     signal::unix::{SignalKind, signal},
     sync::broadcast::error::RecvError,
     task::JoinSet,
@@ -23,7 +24,7 @@ use tokio::{
 use crate::{
     accelerator::Accelerator,
     config::{Config, ConfigError},
-    machine::{self, Image, Machine, MachineError},
+    machine::{self, Image, MachineError},
     network::{NetworkError, Networks},
     output::{self, News, Output},
     plan::Plan,
@@ -187,13 +188,13 @@ pub async fn run_machine(config: &Path, name: &str, image: &Path, append: &str) 
     let networks = Networks::open()?;
     let mut machine =
         machine::start(&plan, container, &image, accelerator, &networks, Stdio::inherit()).await?;
-    machine.process.wait().await?;
+    machine.wait().await?;
     Ok(())
 }
 
 /// Passes a machine's console on, line by line, until the machine ends.
-async fn watch(name: String, mut machine: Machine, output: Output) {
-    if let Some(console) = machine.process.stdout.take() {
+async fn watch(name: String, mut machine: Child, output: Output) {
+    if let Some(console) = machine.stdout.take() {
         let mut console = BufReader::new(console);
         let mut line = Vec::new();
         while read_line(&mut console, &mut line).await {
@@ -203,7 +204,7 @@ async fn watch(name: String, mut machine: Machine, output: Output) {
             output.tell(&name, &News::Console { line: clean });
         }
     }
-    let status = match machine.process.wait().await {
+    let status = match machine.wait().await {
         Ok(status) => status.to_string(),
         Err(error) => error.to_string(),
     };
