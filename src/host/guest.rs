@@ -6,20 +6,23 @@ use std::sync::Arc;
 
 use tether_wire::{
     message::{
-        Apply, Failed, FromHost, Hello, Names, NamesApplied, NamesFailed, Verified, limit, names_digest,
-        state_digest,
+        Apply, Failed, FromHost, Hello, Names, NamesApplied, NamesFailed, Phase, Stop, Verified, limit,
+        names_digest, state_digest,
     },
     names::NameTables,
     state::DesiredState,
     status::{Stamp, Status},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use crate::error::{ApplyError, NamesError};
+use crate::{
+    error::{ApplyError, NamesError},
+    outbox::{Outbox, Waiting, outbox},
+};
 
-/// Messages that wait for one guest to read them. A guest that lets more gather is cut off; it
-/// is brought up to date when it comes back.
-const QUEUE: usize = 32;
+/// The highest number a guest may claim to have. Far beyond any honest one, and far enough below
+/// the end of the numbers that counting on from it never gets there.
+pub(crate) const MAX_GENERATION: u64 = 1 << 62;
 
 /// The answer to somebody who waits.
 type Answer<T, E> = oneshot::Sender<Result<T, E>>;
@@ -31,9 +34,8 @@ pub(crate) struct Guest {
     pub(crate) status: Option<Arc<Status>>,
     state: Wanted<DesiredState, Verified, ApplyError>,
     names: Wanted<NameTables, NamesApplied, NamesError>,
-    connection: Option<mpsc::Sender<FromHost>>,
-    /// Counts connections, so that an old one's end does not end a new one.
-    connections: u64,
+    /// Its connection and the number that tells it from earlier ones.
+    connection: Option<(u64, Outbox)>,
 }
 
 /// A document, wanted of a guest.
@@ -64,32 +66,44 @@ impl<D: Clone, T, E> Wanted<D, T, E> {
         receiver
     }
 
-    /// What a guest that has just connected with `has` in force must be sent, if anything.
+    /// Compares with what the guest says it `has` in force. The document to send, if that is not
+    /// the wanted one and will not become it.
     ///
     /// The same content under another number (this host's memory is younger than the guest's)
-    /// is the guest's number from now on; other content gets a number above both.
-    fn resync(&mut self, has: Option<Stamp>) -> Option<(u64, D)> {
-        self.highest = self.highest.max(has.map_or(0, |stamp| stamp.generation));
-        let highest = self.highest;
+    /// is under the guest's number from now on. Other content under a number that is not lower
+    /// makes ours stale: it gets a number above both. A lower number means that ours is on its
+    /// way, or was refused.
+    fn compare(&mut self, has: Stamp) -> Option<(u64, D)> {
+        self.highest = self.highest.max(has.generation);
         let (stamp, document) = self.document.as_mut()?;
-        match has {
-            Some(has) if has.digest == stamp.digest => {
-                stamp.generation = has.generation;
-                // Somebody waits for the guest's word that it is in force: ask for it again.
-                self.waiting.is_some().then(|| (stamp.generation, document.clone()))
-            }
-            Some(has) if has.generation >= stamp.generation => {
-                self.highest = highest + 1;
-                stamp.generation = self.highest;
-                Some((stamp.generation, document.clone()))
-            }
-            _ => Some((stamp.generation, document.clone())),
+        if has.digest == stamp.digest {
+            stamp.generation = has.generation;
+            return None;
         }
+        if has.generation < stamp.generation {
+            return None;
+        }
+        self.highest += 1;
+        stamp.generation = self.highest;
+        Some((stamp.generation, document.clone()))
     }
 
-    /// The guest's answer about document `generation`: who waits for the wanted one hears it.
-    fn answered(&mut self, generation: u64, answer: Result<T, E>) {
-        let wanted = self.document.as_ref().is_some_and(|(stamp, _)| stamp.generation == generation);
+    /// What a guest that has just connected with `has` in force is to be sent, if anything.
+    fn resync(&mut self, has: Option<Stamp>) -> Option<(u64, D)> {
+        if let Some(has) = has
+            && let Some(renumbered) = self.compare(has)
+        {
+            return Some(renumbered);
+        }
+        let (stamp, document) = self.document.as_ref()?;
+        // In force already: sent again only for somebody who waits for the guest's word.
+        let in_force = has.is_some_and(|has| has.digest == stamp.digest);
+        (!in_force || self.waiting.is_some()).then(|| (stamp.generation, document.clone()))
+    }
+
+    /// The guest's answer about the document with this stamp: who waits for it hears it.
+    fn answered(&mut self, is_it: impl Fn(Stamp) -> bool, answer: Result<T, E>) {
+        let wanted = self.document.as_ref().is_some_and(|(stamp, _)| is_it(*stamp));
         if wanted && let Some(waiting) = self.waiting.take() {
             // Whoever asked may have stopped waiting.
             let _ = waiting.send(answer);
@@ -104,10 +118,12 @@ impl Guest {
         state: &DesiredState,
     ) -> Result<oneshot::Receiver<Result<Verified, ApplyError>>, ApplyError> {
         let digest = state_digest(state);
-        let message = |generation| FromHost::Apply(Apply { generation, state: state.clone() });
-        fits(&message(u64::MAX)).map_err(ApplyError::TooLong)?;
+        let apply = |generation| Apply { generation, state: state.clone() };
+        fits(&apply(u64::MAX).into()).map_err(ApplyError::TooLong)?;
         let answer = self.state.set(|generation| Stamp { generation, digest }, state.clone());
-        self.send(message(self.state.highest));
+        if let Some((_, outbox)) = &self.connection {
+            outbox.state(apply(self.state.highest));
+        }
         Ok(answer)
     }
 
@@ -117,67 +133,106 @@ impl Guest {
         tables: &NameTables,
     ) -> Result<oneshot::Receiver<Result<NamesApplied, NamesError>>, NamesError> {
         let digest = names_digest(tables);
-        let message = |version| FromHost::Names(Names { version, tables: tables.clone() });
-        fits(&message(u64::MAX)).map_err(NamesError::TooLong)?;
+        let names = |version| Names { version, tables: tables.clone() };
+        fits(&names(u64::MAX).into()).map_err(NamesError::TooLong)?;
         let answer = self.names.set(|generation| Stamp { generation, digest }, tables.clone());
-        self.send(message(self.names.highest));
+        if let Some((_, outbox)) = &self.connection {
+            outbox.names(names(self.names.highest));
+        }
         Ok(answer)
     }
 
-    /// Queues a message. `false` when the guest is away, or does not read: then it is cut off.
-    pub(crate) fn send(&mut self, message: FromHost) -> bool {
-        let sent = self.connection.as_ref().is_some_and(|connection| connection.try_send(message).is_ok());
-        if !sent {
-            self.connection = None;
-        }
-        sent
+    /// Tells the guest to stop. `false` when it is away.
+    pub(crate) fn stop(&self, stop: Stop) -> bool {
+        let outbox = self.connection.as_ref().map(|(_, outbox)| outbox.stop(stop));
+        outbox.is_some()
     }
 
-    /// A connection of this guest: what it is to be sent, in order, and a number to end it by.
-    /// It takes the place of any other.
-    pub(crate) fn connected(&mut self, hello: &Hello) -> (u64, mpsc::Receiver<FromHost>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        self.connection = Some(sender);
-        self.connections += 1;
-        // Names first: a workload starts when the state is verified, and may look up a name at
-        // once.
+    /// A connection of this guest, which takes the place of any other. `number` is this host's
+    /// own for it.
+    pub(crate) fn connected(&mut self, number: u64, hello: &Hello) -> Waiting {
+        let (outbox, waiting) = outbox();
         if let Some((version, tables)) = self.names.resync(hello.names) {
-            self.send(FromHost::Names(Names { version, tables }));
+            outbox.names(Names { version, tables });
         }
         if let Some((generation, state)) = self.state.resync(hello.applied) {
-            self.send(FromHost::Apply(Apply { generation, state }));
+            outbox.state(Apply { generation, state });
         }
-        (self.connections, receiver)
+        self.connection = Some((number, outbox));
+        waiting
     }
 
-    /// The end of the connection with this number.
-    pub(crate) fn disconnected(&mut self, number: u64) {
-        if self.connections == number {
-            self.connection = None;
-        }
+    /// Whether this is the guest's connection, and not one that another has replaced.
+    pub(crate) fn is_current(&self, number: u64) -> bool {
+        self.connection.as_ref().is_some_and(|(current, _)| *current == number)
+    }
+
+    /// Whether it has a connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// The end of its connection.
+    pub(crate) fn disconnected(&mut self) {
+        self.connection = None;
     }
 
     pub(crate) fn verified(&mut self, verified: Verified) {
-        self.state.answered(verified.stamp.generation, Ok(verified));
+        let stamp = verified.stamp;
+        self.state.answered(|wanted| wanted == stamp, Ok(verified));
     }
 
     pub(crate) fn failed(&mut self, failed: Failed) {
-        self.state.answered(failed.generation, Err(ApplyError::Failed(Box::new(failed))));
+        // A number that is not newer says that this host counts wrong; the status that follows
+        // has the guest's number, and the document goes out again above it.
+        if failed.failure.phase != Phase::Generation {
+            let generation = failed.generation;
+            let failed = Err(ApplyError::Failed(Box::new(failed)));
+            self.state.answered(|wanted| wanted.generation == generation, failed);
+        }
     }
 
     pub(crate) fn names_applied(&mut self, applied: NamesApplied) {
-        self.names.answered(applied.stamp.generation, Ok(applied));
+        self.names.answered(|wanted| wanted == applied.stamp, Ok(applied));
     }
 
     pub(crate) fn names_failed(&mut self, failed: NamesFailed) {
-        self.names.answered(failed.version, Err(NamesError::Wrong(failed.problems)));
+        let stale = failed.problems.iter().any(|problem| problem.path == "generation");
+        if !stale {
+            let refused = Err(NamesError::Wrong(failed.problems));
+            self.names.answered(|wanted| wanted.generation == failed.version, refused);
+        }
+    }
+
+    /// Notes a status. A guest that turns out to have another document in force, put there by a
+    /// message that overtook a reconnection, is sent the wanted one again.
+    pub(crate) fn reported(&mut self, status: Arc<Status>) {
+        if let Some((version, tables)) = status.names.filter(is_sane).and_then(|has| self.names.compare(has))
+            && let Some((_, outbox)) = &self.connection
+        {
+            outbox.names(Names { version, tables });
+        }
+        if let Some((generation, state)) =
+            status.applied.filter(is_sane).and_then(|has| self.state.compare(has))
+            && let Some((_, outbox)) = &self.connection
+        {
+            outbox.state(Apply { generation, state });
+        }
+        self.status = Some(status);
     }
 }
 
-/// Whether a message may be sent, or how long it is.
+/// Whether a guest's number is one to count on from.
+pub(crate) fn is_sane(stamp: &Stamp) -> bool {
+    stamp.generation <= MAX_GENERATION
+}
+
+/// Whether the guest will take a message: it is decoded here as it will be there, since the
+/// decoder's limit counts otherwise than bytes. How long it is when not.
 fn fits(message: &FromHost) -> Result<(), usize> {
     let frame = message.to_frame();
-    if frame.payload.len() > limit(frame.kind) { Err(frame.payload.len()) } else { Ok(()) }
+    let short = frame.payload.len() <= limit(frame.kind);
+    if short && FromHost::from_frame(&frame).is_ok() { Ok(()) } else { Err(frame.payload.len()) }
 }
 
 #[cfg(test)]
@@ -186,6 +241,14 @@ mod tests {
 
     fn state(name: &str) -> DesiredState {
         DesiredState { hostname: name.into(), ..DesiredState::default() }
+    }
+
+    fn stamp(generation: u64, name: &str) -> Stamp {
+        Stamp { generation, digest: state_digest(&state(name)) }
+    }
+
+    fn verified(stamp: Stamp) -> Verified {
+        Verified { stamp, operations: 0, took_us: 1, observed: tether_wire::status::Observed::default() }
     }
 
     fn hello(applied: Option<Stamp>) -> Hello {
@@ -201,14 +264,19 @@ mod tests {
         }
     }
 
-    fn sent(queue: &mut mpsc::Receiver<FromHost>) -> Vec<(u64, String)> {
-        let mut all = Vec::new();
-        while let Ok(message) = queue.try_recv() {
-            if let FromHost::Apply(apply) = message {
-                all.push((apply.generation, apply.state.hostname));
+    fn status(applied: Stamp) -> Arc<Status> {
+        Arc::new(Status { applied: Some(applied), ..Status::default() })
+    }
+
+    /// The next state that is sent, if there is one now.
+    fn sent(waiting: &Waiting) -> Option<(u64, String)> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(waiting.next()).poll(&mut context) {
+            std::task::Poll::Ready(Some(FromHost::Apply(apply))) => {
+                Some((apply.generation, apply.state.hostname))
             }
+            _ => None,
         }
-        all
     }
 
     #[test]
@@ -216,56 +284,112 @@ mod tests {
         let mut guest = Guest::default();
         drop(guest.want_state(&state("a")).unwrap());
         guest.state.waiting = None;
-        let has = Stamp { generation: 41, digest: state_digest(&state("a")) };
-        let (_, mut queue) = guest.connected(&hello(Some(has)));
-        assert_eq!(sent(&mut queue), []);
+        let queue = guest.connected(1, &hello(Some(stamp(41, "a"))));
+        assert_eq!(sent(&queue), None);
         drop(guest.want_state(&state("b")).unwrap());
-        assert_eq!(sent(&mut queue), [(42, "b".to_owned())]);
+        assert_eq!(sent(&queue), Some((42, "b".to_owned())));
     }
 
     #[test]
     fn a_host_without_memory_counts_on_from_what_the_guest_has() {
         let mut guest = Guest::default();
         let mut answer = guest.want_state(&state("new")).unwrap();
-        let has = Stamp { generation: 41, digest: state_digest(&state("old")) };
-        let (_, mut queue) = guest.connected(&hello(Some(has)));
-        assert_eq!(sent(&mut queue), [(42, "new".to_owned())]);
-        let stamp = Stamp { generation: 42, digest: state_digest(&state("new")) };
-        let verified =
-            Verified { stamp, operations: 0, took_us: 1, observed: tether_wire::status::Observed::default() };
-        guest.verified(verified.clone());
-        assert_eq!(answer.try_recv().unwrap().unwrap(), verified);
+        let queue = guest.connected(1, &hello(Some(stamp(41, "old"))));
+        assert_eq!(sent(&queue), Some((42, "new".to_owned())));
+        guest.verified(verified(stamp(42, "new")));
+        assert_eq!(answer.try_recv().unwrap().unwrap(), verified(stamp(42, "new")));
     }
 
     #[test]
     fn who_waits_is_answered_after_a_reconnection() {
         let mut guest = Guest::default();
         let _answer = guest.want_state(&state("a")).unwrap();
-        let has = Stamp { generation: 1, digest: state_digest(&state("a")) };
-        let (_, mut queue) = guest.connected(&hello(Some(has)));
-        assert_eq!(sent(&mut queue), [(1, "a".to_owned())]);
+        let queue = guest.connected(1, &hello(Some(stamp(1, "a"))));
+        assert_eq!(sent(&queue), Some((1, "a".to_owned())));
     }
 
     #[test]
-    fn a_newer_wish_supersedes_an_older_one() {
+    fn the_word_about_another_document_of_the_same_number_is_not_taken() {
+        // The host before this one sent "a" as 1; this one means "b" by it.
         let mut guest = Guest::default();
+        let mut answer = guest.want_state(&state("b")).unwrap();
+        let queue = guest.connected(1, &hello(None));
+        assert_eq!(sent(&queue), Some((1, "b".to_owned())));
+        guest.verified(verified(stamp(1, "a")));
+        assert!(answer.try_recv().is_err(), "b is not in force");
+        let stale = Failed {
+            generation: 1,
+            failure: tether_wire::message::Failure {
+                phase: Phase::Generation,
+                problems: vec![],
+                operation: None,
+                restored: true,
+            },
+        };
+        guest.failed(stale);
+        assert!(answer.try_recv().is_err(), "and may well come into force");
+        guest.reported(status(stamp(1, "a")));
+        assert_eq!(sent(&queue), Some((2, "b".to_owned())));
+        guest.verified(verified(stamp(2, "b")));
+        assert!(answer.try_recv().unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_document_that_overtook_a_reconnection_is_found_out() {
+        let mut guest = Guest::default();
+        drop(guest.want_state(&state("a")).unwrap());
+        drop(guest.want_state(&state("b")).unwrap());
+        let _answer = guest.want_state(&state("a")).unwrap();
+        // The guest is still busy with "b", number 2, which this hello does not show.
+        let queue = guest.connected(1, &hello(Some(stamp(1, "a"))));
+        assert_eq!(sent(&queue), Some((1, "a".to_owned())));
+        guest.reported(status(stamp(2, "b")));
+        assert_eq!(sent(&queue), Some((4, "a".to_owned())));
+        guest.reported(status(stamp(2, "b")));
+        assert_eq!(sent(&queue), None, "it is on its way");
+    }
+
+    #[test]
+    fn a_newer_wish_supersedes_an_older_one_sent_or_not() {
+        let mut guest = Guest::default();
+        let queue = guest.connected(1, &hello(None));
         let mut first = guest.want_state(&state("a")).unwrap();
         let _second = guest.want_state(&state("b")).unwrap();
         assert_eq!(first.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
-        let (_, mut queue) = guest.connected(&hello(None));
-        assert_eq!(sent(&mut queue), [(2, "b".to_owned())]);
+        assert_eq!(sent(&queue), Some((2, "b".to_owned())));
+        assert_eq!(sent(&queue), None);
     }
 
     #[test]
-    fn a_guest_that_does_not_read_is_cut_off_and_an_old_end_does_not_matter() {
+    fn a_replaced_connection_ends_and_is_not_current() {
         let mut guest = Guest::default();
-        let (old, _queue) = guest.connected(&hello(None));
-        let stop = FromHost::ExitSeen(tether_wire::message::ExitSeen);
-        assert_eq!((0..100).filter(|_| guest.send(stop.clone())).count(), QUEUE);
-        let (new, _queue) = guest.connected(&hello(None));
-        guest.disconnected(old);
-        assert!(guest.send(stop.clone()));
-        guest.disconnected(new);
-        assert!(!guest.send(stop));
+        let old = guest.connected(1, &hello(None));
+        let new = guest.connected(2, &hello(None));
+        assert!(guest.is_current(2) && !guest.is_current(1));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(std::pin::pin!(old.next()).poll(&mut context), std::task::Poll::Ready(None)));
+        assert!(guest.stop(Stop { grace_ms: 1 }));
+        assert!(matches!(
+            std::pin::pin!(new.next()).poll(&mut context),
+            std::task::Poll::Ready(Some(FromHost::Stop(_)))
+        ));
+    }
+
+    #[test]
+    fn a_number_from_a_guest_never_overflows() {
+        let mut guest = Guest::default();
+        let _queue = guest.connected(1, &hello(Some(stamp(MAX_GENERATION, "a"))));
+        guest.reported(status(stamp(u64::MAX, "x")));
+        let _answer = guest.want_state(&state("b")).unwrap();
+        assert_eq!(guest.state.highest, MAX_GENERATION + 1);
+    }
+
+    #[test]
+    fn names_the_guests_decoder_would_refuse_are_refused_here() {
+        let endpoint = tether_wire::names::EndpointNames { names: vec!["abc".into(); 64], addresses: vec![] };
+        let network =
+            tether_wire::names::NetworkNames { network: "n".into(), endpoints: vec![endpoint; 55_000] };
+        let tables = NameTables { networks: vec![network], ..NameTables::default() };
+        assert!(matches!(Guest::default().want_names(&tables), Err(NamesError::TooLong(_))));
     }
 }

@@ -36,12 +36,16 @@
 mod error;
 mod event;
 mod guest;
+mod outbox;
 mod session;
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -58,7 +62,7 @@ pub use tether_wire::{
 };
 
 use guest::Guest;
-use message::{FromHost, NamesApplied, Stop, Verified};
+use message::{NamesApplied, Stop, Verified};
 use names::NameTables;
 use state::DesiredState;
 use status::Status;
@@ -98,6 +102,8 @@ pub struct Host {
 struct Shared {
     heartbeat_ms: u32,
     guests: Mutex<HashMap<GuestId, Guest>>,
+    /// Counts connections.
+    connections: AtomicU64,
     events: broadcast::Sender<Event>,
 }
 
@@ -120,6 +126,7 @@ impl Host {
         let shared = Arc::new(Shared {
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(60_000),
             guests: Mutex::default(),
+            connections: AtomicU64::new(0),
             events: broadcast::channel(EVENTS).0,
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -173,8 +180,7 @@ impl Host {
     /// when it is not connected.
     pub fn stop(&self, guest: &GuestId, grace: Duration) -> bool {
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
-        let mut guests = self.shared.guests();
-        guests.get_mut(guest).is_some_and(|guest| guest.send(FromHost::Stop(Stop { grace_ms })))
+        self.shared.guests().get(guest).is_some_and(|guest| guest.stop(Stop { grace_ms }))
     }
 
     /// The newest status of a guest, `None` before its first.
@@ -194,6 +200,11 @@ impl Shared {
     fn guests(&self) -> MutexGuard<'_, HashMap<GuestId, Guest>> {
         // No code panics while it holds the lock; if it did, the map is whole all the same.
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number no connection has had before.
+    fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Relaxed)
     }
 
     fn tell(&self, guest: &GuestId, kind: EventKind) {

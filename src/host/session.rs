@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
-    frame::{FrameCodec, FrameError},
+    frame::{FrameCodec, FrameError, Sender},
     message::{
         ExitSeen, FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused,
         Welcome,
@@ -13,12 +13,12 @@ use tether_wire::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::OwnedSemaphorePermit,
     time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 use tokio_util::codec::Framed;
 
-use crate::{Shared, event::EventKind};
+use crate::{Shared, event::EventKind, guest::is_sane, outbox::Waiting};
 
 /// How long a stranger may take to say who it is, and a guest to read what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,24 +57,38 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     shared: Arc<Shared>,
     stranger: OwnedSemaphorePermit,
 ) {
-    let mut stream = Framed::new(stream, FrameCodec);
+    let mut stream = Framed::new(stream, FrameCodec::new(Sender::Stranger));
     let (guest, hello) = match timeout(PATIENCE, greet(&mut stream, &shared)).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(broken)) => return tracing::warn!(peer, "{broken}"),
         Err(_) => return tracing::warn!(peer, "{}", Broken::NoHelloInTime),
     };
     drop(stranger);
-    let Some((number, queue)) = shared.guests().get_mut(&guest).map(|record| record.connected(&hello)) else {
+    // From here on as long messages as any guest's.
+    stream.codec_mut().expect(Sender::Guest);
+    let number = shared.next_connection();
+    let Some(waiting) = shared.guests().get_mut(&guest).map(|record| record.connected(number, &hello)) else {
         return;
     };
     tracing::debug!(%guest, peer, "connected");
     shared.tell(&guest, EventKind::Connected(hello));
-    let broken = carry(&mut stream, &guest, &shared, queue).await;
-    if let Some(record) = shared.guests().get_mut(&guest) {
-        record.disconnected(number);
-    }
+    let broken = carry(&mut stream, &guest, number, &shared, waiting).await;
     tracing::debug!(%guest, peer, "disconnected: {broken}");
-    shared.tell(&guest, EventKind::Disconnected { reason: broken.to_string() });
+    let replaced = {
+        let mut guests = shared.guests();
+        match guests.get_mut(&guest) {
+            Some(record) if record.is_current(number) => {
+                record.disconnected();
+                false
+            }
+            Some(record) => record.is_connected(),
+            None => false,
+        }
+    };
+    // A guest whose next connection came before this one's end never was away.
+    if !replaced {
+        shared.tell(&guest, EventKind::Disconnected { reason: broken.to_string() });
+    }
 }
 
 /// Hears who it is and welcomes it, or says why not.
@@ -116,6 +130,9 @@ fn judge(hello: &Hello, shared: &Shared) -> Result<(GuestId, u16), String> {
             hello.protocol_min, hello.protocol_max
         ));
     }
+    if ![hello.applied, hello.names].iter().flatten().all(is_sane) {
+        return Err("a generation above 2^62, which no host has given out".to_owned());
+    }
     if !shared.guests().contains_key(&guest) {
         return Err(format!("{guest} is not a guest of this host"));
     }
@@ -126,8 +143,9 @@ fn judge(hello: &Hello, shared: &Shared) -> Result<(GuestId, u16), String> {
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
     guest: &GuestId,
+    number: u64,
     shared: &Shared,
-    mut queue: mpsc::Receiver<FromHost>,
+    waiting: Waiting,
 ) -> Broken {
     let heartbeat = Duration::from_millis(shared.heartbeat_ms.into());
     let silence = heartbeat * SILENT_INTERVALS;
@@ -142,7 +160,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 Some(Ok(frame)) => {
                     heard = Instant::now();
                     match FromGuest::from_frame(&frame) {
-                        Ok(Some(message)) => match take(message, guest, shared) {
+                        Ok(Some(message)) => match take(message, guest, number, shared) {
                             Some(reply) => send(stream, reply).await,
                             None => Ok(()),
                         },
@@ -152,7 +170,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                     }
                 }
             },
-            message = queue.recv() => match message {
+            message = waiting.next() => match message {
                 Some(message) => send(stream, message).await,
                 None => Err(Broken::Replaced),
             },
@@ -168,13 +186,16 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         if let Err(broken) = step {
             return broken;
         }
+        // A guest that floods is heard one message at a time, between everybody else's.
+        tokio::task::yield_now().await;
     }
 }
 
 /// Takes note of what a guest says; the reply, where there is one.
-fn take(message: FromGuest, guest: &GuestId, shared: &Shared) -> Option<FromHost> {
+fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Option<FromHost> {
     let mut guests = shared.guests();
-    let record = guests.get_mut(guest)?;
+    // What an earlier connection still says is nobody's word any more.
+    let record = guests.get_mut(guest).filter(|record| record.is_current(number))?;
     let (reply, event) = match message {
         FromGuest::Ping(Ping { nonce }) => (Some(Pong { nonce }.into()), None),
         // A second greeting means nothing; a pong has done its work by arriving.
@@ -200,7 +221,7 @@ fn take(message: FromGuest, guest: &GuestId, shared: &Shared) -> Option<FromHost
         }
         FromGuest::Status(status) => {
             let status = Arc::new(status);
-            record.status = Some(Arc::clone(&status));
+            record.reported(Arc::clone(&status));
             (None, Some(EventKind::Status(status)))
         }
         FromGuest::Event(event) => (None, Some(EventKind::Guest(event))),

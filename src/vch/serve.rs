@@ -105,17 +105,8 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
     let mut events = host.events();
     let mut guests = Guests::new(host, output.clone());
     guests.want(&plan);
-    let mut machines = JoinSet::new();
-    if let Some(image) = &image {
-        let accelerator = Accelerator::find(image).await;
-        for container in &plan.containers {
-            let machine =
-                machine::start(&plan, container, image, accelerator, &networks, Stdio::piped()).await?;
-            let name = container.id.to_string();
-            output.tell(&name, &News::MachineStarted { accelerator: accelerator.name() });
-            machines.spawn(watch(name, machine, output.clone()));
-        }
-    }
+    let mut machines = Machines::new(image, networks.clone(), output.clone()).await;
+    machines.start_new(&plan).await?;
 
     let mut again = signal(SignalKind::hangup())?;
     let mut show = signal(SignalKind::user_defined1())?;
@@ -135,12 +126,9 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
                 false
             }
             _ = again.recv() => {
-                match read_plan(config) {
-                    Ok(new) => {
-                        networks.make(&new).await?;
-                        guests.want(&new);
-                        plan = new;
-                    }
+                match reload(config, &networks, &mut guests, &mut machines).await {
+                    Ok(new) => plan = new,
+                    // What was before goes on.
                     Err(error) => output.tell("", &News::Trouble { message: error.to_string() }),
                 }
                 false
@@ -152,15 +140,14 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
             _ = interrupt.recv() => true,
             _ = terminate.recv() => true,
             // Also with None: that is when the last one has ended.
-            _ = machines.join_next(), if image.is_some() => machines.is_empty(),
+            () = machines.one_ended() => machines.all_ended(),
             () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
                 output.tell("", &News::Trouble { message: "machines did not power off; ending them".to_owned() });
-                machines.abort_all();
-                while machines.join_next().await.is_some() {}
+                machines.kill().await;
                 true
             }
         };
-        if stop && machines.is_empty() {
+        if stop && machines.all_ended() {
             // What the guests said last is still to be told.
             while let Ok(event) = events.try_recv() {
                 guests.heard(event, &plan);
@@ -171,6 +158,77 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
             guests.stop(&plan);
             give_up = Some(Instant::now() + GRACE + POWER_OFF);
         }
+    }
+}
+
+/// Reads the configuration again and brings networks, guests and machines up to it.
+async fn reload(
+    config: &Path,
+    networks: &Networks,
+    guests: &mut Guests,
+    machines: &mut Machines,
+) -> Result<Plan, ServeError> {
+    let plan = read_plan(config)?;
+    networks.make(&plan).await?;
+    guests.want(&plan);
+    machines.start_new(&plan).await?;
+    Ok(plan)
+}
+
+/// The machines of a plan, none where somebody else runs them.
+struct Machines {
+    image: Option<(Image, Accelerator)>,
+    networks: Networks,
+    output: Output,
+    started: HashSet<GuestId>,
+    running: JoinSet<()>,
+}
+
+impl Machines {
+    async fn new(image: Option<Image>, networks: Networks, output: Output) -> Self {
+        let image = match image {
+            Some(image) => {
+                let accelerator = Accelerator::find(&image).await;
+                Some((image, accelerator))
+            }
+            None => None,
+        };
+        Self { image, networks, output, started: HashSet::new(), running: JoinSet::new() }
+    }
+
+    /// Starts the machine of every container that has had none yet.
+    async fn start_new(&mut self, plan: &Plan) -> Result<(), ServeError> {
+        let Some((image, accelerator)) = &self.image else {
+            return Ok(());
+        };
+        for container in &plan.containers {
+            if self.started.contains(&container.id) {
+                continue;
+            }
+            let machine =
+                machine::start(plan, container, image, *accelerator, &self.networks, Stdio::piped()).await?;
+            let name = container.id.to_string();
+            self.output.tell(&name, &News::MachineStarted { accelerator: accelerator.name() });
+            self.running.spawn(watch(name, machine, self.output.clone()));
+            self.started.insert(container.id.clone());
+        }
+        Ok(())
+    }
+
+    /// Waits until one of them has ended; for ever where there are none of ours.
+    async fn one_ended(&mut self) {
+        if self.image.is_none() || self.running.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn all_ended(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Ends them all at once.
+    async fn kill(&mut self) {
+        self.running.shutdown().await;
     }
 }
 

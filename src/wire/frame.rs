@@ -15,7 +15,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::message::limit;
+use crate::message::{FromGuest, FromHost, UNKNOWN_LIMIT, limit};
 
 /// The length of a frame's header in bytes.
 pub const HEADER: usize = 8;
@@ -53,9 +53,49 @@ pub enum FrameError {
     Io(#[from] std::io::Error),
 }
 
+/// Whose frames are read, and so which types may come and how long they may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Somebody who has not said who it is: a hello and nothing longer.
+    Stranger,
+    /// A guest.
+    Guest,
+    /// A host.
+    Host,
+}
+
+impl Sender {
+    /// The longest payload of this type that may come from it, in bytes.
+    fn limit(self, kind: u16) -> usize {
+        let known = match self {
+            Self::Stranger => return STRANGER_LIMIT,
+            Self::Guest => FromGuest::limit(kind),
+            Self::Host => FromHost::limit(kind),
+        };
+        known.unwrap_or(UNKNOWN_LIMIT)
+    }
+}
+
+/// The longest payload of somebody who has not said who it is: that of a hello.
+const STRANGER_LIMIT: usize = limit(1);
+
 /// Cuts a byte stream into frames.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FrameCodec;
+#[derive(Clone, Copy, Debug)]
+pub struct FrameCodec {
+    from: Sender,
+}
+
+impl FrameCodec {
+    /// A codec that reads the frames of `from` and writes any.
+    pub fn new(from: Sender) -> Self {
+        Self { from }
+    }
+
+    /// Reads the frames of `from` from now on.
+    pub fn expect(&mut self, from: Sender) {
+        self.from = from;
+    }
+}
 
 impl Decoder for FrameCodec {
     type Item = Frame;
@@ -72,7 +112,7 @@ impl Decoder for FrameCodec {
         if reserved != 0 {
             return Err(FrameError::Reserved(reserved));
         }
-        check_length(kind, length)?;
+        check_length(kind, length, self.from.limit(kind))?;
         if from.len() < HEADER + length {
             from.reserve(HEADER + length - from.len());
             return Ok(None);
@@ -87,7 +127,7 @@ impl Encoder<Frame> for FrameCodec {
 
     fn encode(&mut self, frame: Frame, to: &mut BytesMut) -> Result<(), FrameError> {
         let length = frame.payload.len();
-        check_length(frame.kind, length)?;
+        check_length(frame.kind, length, limit(frame.kind))?;
         // The limits are far below 4 GiB, so the length fits.
         to.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         to.put_u16(frame.kind);
@@ -98,8 +138,7 @@ impl Encoder<Frame> for FrameCodec {
     }
 }
 
-fn check_length(kind: u16, length: usize) -> Result<(), FrameError> {
-    let limit = limit(kind);
+fn check_length(kind: u16, length: usize, limit: usize) -> Result<(), FrameError> {
     if length > limit {
         return Err(FrameError::TooLong { kind, length, limit });
     }
@@ -112,6 +151,10 @@ mod tests {
 
     use super::*;
 
+    fn codec() -> FrameCodec {
+        FrameCodec::new(Sender::Host)
+    }
+
     fn frame(kind: u16, payload: Vec<u8>) -> Frame {
         Frame { kind, version: 1, payload: payload.into() }
     }
@@ -120,14 +163,23 @@ mod tests {
     fn a_length_over_the_limit_is_refused_before_the_payload_comes() {
         let mut bytes = BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 0, 1, 1, 0][..]);
         let capacity = bytes.capacity();
-        assert!(matches!(FrameCodec.decode(&mut bytes), Err(FrameError::TooLong { kind: 1, .. })));
+        assert!(matches!(codec().decode(&mut bytes), Err(FrameError::TooLong { kind: 1, .. })));
         assert_eq!(bytes.capacity(), capacity);
+    }
+
+    #[test]
+    fn a_stranger_says_hello_and_nothing_longer() {
+        let mut bytes = BytesMut::from(&[0, 0x10, 0, 1, 0, 32, 1, 0][..]);
+        let mut codec = FrameCodec::new(Sender::Stranger);
+        assert!(matches!(codec.decode(&mut bytes), Err(FrameError::TooLong { limit: 4_096, .. })));
+        codec.expect(Sender::Host);
+        assert!(matches!(codec.decode(&mut bytes), Ok(None)));
     }
 
     #[test]
     fn a_stream_of_something_else_is_refused() {
         let mut bytes = BytesMut::from(&b"GET / HTTP/1.1\r\n"[..]);
-        assert!(FrameCodec.decode(&mut bytes).is_err());
+        assert!(codec().decode(&mut bytes).is_err());
     }
 
     proptest! {
@@ -139,12 +191,12 @@ mod tests {
             let frames: Vec<_> = kinds.into_iter().map(|(k, p)| frame(k, p)).collect();
             let mut sent = BytesMut::new();
             for frame in &frames {
-                FrameCodec.encode(frame.clone(), &mut sent).unwrap();
+                codec().encode(frame.clone(), &mut sent).unwrap();
             }
             let (mut buffer, mut got) = (BytesMut::new(), Vec::new());
             for piece in sent.chunks(cut) {
                 buffer.extend_from_slice(piece);
-                while let Some(frame) = FrameCodec.decode(&mut buffer).unwrap() {
+                while let Some(frame) = codec().decode(&mut buffer).unwrap() {
                     got.push(frame);
                 }
             }
@@ -155,7 +207,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let mut buffer = BytesMut::from(&bytes[..]);
-            while let Ok(Some(_)) = FrameCodec.decode(&mut buffer) {}
+            while let Ok(Some(_)) = codec().decode(&mut buffer) {}
         }
     }
 }

@@ -304,7 +304,7 @@ macro_rules! messages {
 
         impl $direction {
             /// The limit of `kind` in bytes, if it is one of these.
-            const fn limit(kind: u16) -> Option<usize> {
+            pub(crate) const fn limit(kind: u16) -> Option<usize> {
                 match kind {
                     $($kind => Some($limit),)+
                     _ => None,

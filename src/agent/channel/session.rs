@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
-    frame::{FrameCodec, FrameError},
+    frame::{FrameCodec, FrameError, Sender},
     message::{
         FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Welcome, WorkloadExited,
     },
@@ -89,16 +89,15 @@ type Stream<S> = Framed<S, FrameCodec>;
 impl Session {
     /// Greets the host and carries messages until the connection ends.
     pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: S) -> End {
-        let mut stream = Framed::new(stream, FrameCodec);
+        let mut stream = Framed::new(stream, FrameCodec::new(Sender::Host));
         let welcome = match timeout(PATIENCE, self.greet(&mut stream)).await {
             Ok(Ok(welcome)) => welcome,
             Ok(Err(end)) => return end,
             Err(_) => return End::NoWelcome(format!("no answer in {PATIENCE:?}")),
         };
         tracing::info!(protocol = welcome.protocol, host = welcome.host_version, "tether up");
-        // Replies to an earlier connection mean nothing to this one.
-        while self.outbox.try_recv().is_ok() {}
-        match self.carry(&mut stream, Duration::from_millis(welcome.heartbeat_ms.into())).await {
+        let kept = self.events_of_before();
+        match self.carry(&mut stream, Duration::from_millis(welcome.heartbeat_ms.into()), kept).await {
             Ok(()) => End::Lost("the agent is stopping".to_owned()),
             Err(broken) => End::Lost(broken.to_string()),
         }
@@ -136,12 +135,23 @@ impl Session {
         }
     }
 
-    /// Carries messages both ways; `Ok` when the agent itself is going away.
+    /// Takes what was queued for an earlier connection: events are still news, replies mean
+    /// nothing to a host that may have counted anew.
+    fn events_of_before(&mut self) -> Vec<FromGuest> {
+        let queued = std::iter::from_fn(|| self.outbox.try_recv().ok());
+        queued.filter(|message| matches!(message, FromGuest::Event(_))).collect()
+    }
+
+    /// Carries messages both ways, `kept` first; `Ok` when the agent itself is going away.
     async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         stream: &mut Stream<S>,
         heartbeat: Duration,
+        kept: Vec<FromGuest>,
     ) -> Result<(), Broken> {
+        for event in kept {
+            send(stream, event).await?;
+        }
         let silence = heartbeat * SILENT_INTERVALS;
         let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -149,15 +159,23 @@ impl Session {
         // Whatever the last connection was told, this host has not heard it.
         self.state.mark_changed();
         loop {
+            // The host is read only as fast as the agent takes its messages: waiting here for room
+            // in the inbox would stop the agent's own words, for which it may be waiting.
+            let room = self.inbox.capacity() > 0;
             tokio::select! {
-                frame = stream.next() => {
+                permit = self.inbox.reserve(), if !room => {
+                    if permit.is_err() {
+                        return Ok(());
+                    }
+                }
+                frame = stream.next(), if room => {
                     let frame = frame.ok_or(Broken::Closed)??;
                     heard = Instant::now();
                     match FromHost::from_frame(&frame)? {
                         Some(FromHost::Ping(Ping { nonce })) => send(stream, Pong { nonce }).await?,
                         Some(FromHost::Pong(_)) => {}
                         Some(message) => {
-                            if self.inbox.send(message).await.is_err() {
+                            if self.inbox.try_send(message).is_err() {
                                 return Ok(());
                             }
                         }
@@ -247,7 +265,7 @@ mod tests {
             outbox,
             _state: state,
             stream,
-            host: Framed::new(host, FrameCodec),
+            host: Framed::new(host, FrameCodec::new(Sender::Guest)),
         }
     }
 
@@ -278,6 +296,48 @@ mod tests {
         };
         let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
         assert_eq!(end.to_string(), "the tether is lost: the host has closed it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_gets_old_events_and_no_old_replies() {
+        let mut ends = ends();
+        let kind = tether_wire::message::EventKind::WorkloadStarted { pid: 7 };
+        let event = tether_wire::message::Event { uptime_ms: 1, dropped: 0, kind };
+        ends.outbox.send(Received { generation: 3 }.into()).await.unwrap();
+        ends.outbox.send(event.clone().into()).await.unwrap();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            assert_eq!(hear(&mut ends.host).await, event.into());
+            drop(ends.host);
+        };
+        let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
+        assert!(end.was_welcome(), "{end}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_from_the_host_does_not_stop_the_agents_replies() {
+        let mut ends = ends();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            say(&mut ends.host, Ping { nonce: 1 }).await;
+            assert_eq!(hear(&mut ends.host).await, Pong { nonce: 1 }.into());
+            // Far more than both queues hold; nobody takes them yet.
+            for _ in 0..100 {
+                say(&mut ends.host, tether_wire::message::ExitSeen).await;
+            }
+            for generation in 0..20 {
+                ends.outbox.send(Received { generation }.into()).await.unwrap();
+                assert_eq!(hear(&mut ends.host).await, Received { generation }.into());
+            }
+            for _ in 0..100 {
+                assert!(ends.inbox.recv().await.is_some());
+            }
+            drop(ends.host);
+        };
+        let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
+        assert!(end.was_welcome(), "{end}");
     }
 
     #[tokio::test(start_paused = true)]
