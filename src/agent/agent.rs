@@ -1,18 +1,18 @@
 //! Putting a desired state in force: check → plan → kernel → verify, or back to what was.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use tether_wire::{
-    check::Desired,
+    check::{Desired, Upstream},
     message::{
         Failed, FailedOperation, Failure, NamesApplied, NamesFailed, Phase, Verified, names_digest,
         state_digest,
     },
     names::NameTables,
-    problem::Problem,
+    problem::{Problem, Problems},
     state::{DesiredState, Workload},
     status::{Condition, Observed, Stamp, Status},
     value::MacAddr,
@@ -81,8 +81,9 @@ impl Agent {
         let stamp = Stamp { generation, digest: state_digest(state) };
         let outcome = match self.judge(stamp) {
             Err(failure) => Err(failure),
-            Ok(Verdict::InForce) => self.observed().await.map(|observed| (0, observed)),
-            Ok(Verdict::New) => self.put_in_force(state).await,
+            // One that is in force already goes the same way: it is read back, and mended where
+            // somebody has disturbed it.
+            Ok(()) => self.put_in_force(state).await,
         };
         match outcome {
             Ok((operations, observed)) => {
@@ -104,9 +105,7 @@ impl Agent {
     pub fn set_names(&mut self, version: u64, tables: &NameTables) -> Result<NamesApplied, NamesFailed> {
         let stamp = Stamp { generation: version, digest: names_digest(tables) };
         let failed = |problems| NamesFailed { version, problems };
-        if let Judgement::Stale(problem) = judge(self.names, stamp) {
-            return Err(failed(vec![problem]));
-        }
+        judge(self.names, stamp).map_err(|problem| failed(vec![problem]))?;
         let checked = tables.check().map_err(failed)?;
         self.dns.set_names(Names::new(&checked));
         self.names = Some(stamp);
@@ -144,20 +143,8 @@ impl Agent {
     }
 
     /// Whether a document is worth reading.
-    fn judge(&self, stamp: Stamp) -> Result<Verdict, Failure> {
-        match judge(self.applied, stamp) {
-            Judgement::New => Ok(Verdict::New),
-            Judgement::Same => Ok(Verdict::InForce),
-            Judgement::Stale(problem) => Err(untouched(Phase::Generation, vec![problem])),
-        }
-    }
-
-    /// The kernel's view, for a state that is in force already.
-    async fn observed(&self) -> Result<Observed, Failure> {
-        match self.kernel.observe().await {
-            Ok(state) => Ok(report::observed(&state, self.management)),
-            Err(error) => Err(untouched(Phase::Verify, vec![cannot_read(&error)])),
-        }
+    fn judge(&self, stamp: Stamp) -> Result<(), Failure> {
+        judge(self.applied, stamp).map_err(|problem| untouched(Phase::Generation, vec![problem]))
     }
 
     /// The procedure of `docs/design.md`, "How a configuration is carried out".
@@ -175,7 +162,11 @@ impl Agent {
                 Ok((operations, report::observed(&now, self.management)))
             }
             Err(failure) => {
-                let restored = self.roll_back(before, &files).await;
+                let restored = self.roll_back(&target.back_to(before), &files).await;
+                if !restored {
+                    // Nothing is known to be in force any more; the host may well send it again.
+                    self.applied = None;
+                }
                 Err(Failure { restored, ..failure })
             }
         }
@@ -192,16 +183,18 @@ impl Agent {
         let (mut operations, mut now) = self.converge(target, now).await?;
         self.files.put_in_force(desired).map_err(|problem| untouched(Phase::Files, vec![problem]))?;
         loop {
+            let late = tokio::time::Instant::now() >= end;
             match plan::settled(target, &now) {
                 Progress::Settled => return Ok((operations, now)),
                 Progress::Wrong(problems) => return Err(untouched(Phase::Verify, problems)),
+                Progress::Different if late => return Err(does_not_stay(target, &now)),
                 Progress::Different => {
                     let more;
                     (more, now) = self.converge(target, now).await?;
                     operations += more;
                 }
                 Progress::Waiting(problems) => {
-                    if timeout_at(end, self.kernel.changed()).await.is_err() {
+                    if late || timeout_at(end, self.kernel.changed()).await.is_err() {
                         return Err(untouched(Phase::Verify, problems));
                     }
                     now = self.read_back().await?;
@@ -214,26 +207,23 @@ impl Agent {
     async fn converge(&self, target: &Target, mut now: KernelState) -> Result<(u32, KernelState), Failure> {
         let mut done = 0;
         for _ in 0..ROUNDS {
-            let operations = plan::diff(&now, &target.state);
+            let operations = plan::diff(&now, target);
             if operations.is_empty() {
                 return Ok((done, now));
             }
             for operation in &operations {
                 tracing::debug!(%operation);
-                self.kernel.carry_out(operation).await.map_err(|e| refused(target, operation, &e))?;
+                match self.kernel.carry_out(operation).await {
+                    Err(error) if operation.is_removal() && error.says_gone() => {}
+                    // What stands in the way of one step back is no reason to leave the others.
+                    Err(error) if target.restores => tracing::error!("rolling back: {operation}: {error}"),
+                    answer => answer.map_err(|error| refused(target, operation, &error))?,
+                }
                 done += 1;
             }
             now = self.read_back().await?;
         }
-        let left = plan::diff(&now, &target.state);
-        if left.is_empty() {
-            return Ok((done, now));
-        }
-        let problem = |operation| {
-            let message = format!("does not stay: after {ROUNDS} rounds it still needs \"{operation}\"");
-            Problem::new(path_of(target, operation), message)
-        };
-        Err(untouched(Phase::Verify, left.iter().map(problem).collect()))
+        if plan::diff(&now, target).is_empty() { Ok((done, now)) } else { Err(does_not_stay(target, &now)) }
     }
 
     async fn read_back(&self) -> Result<KernelState, Failure> {
@@ -241,11 +231,10 @@ impl Agent {
     }
 
     /// Goes back to `before`. Says whether kernel and files, read back, are as they were.
-    async fn roll_back(&mut self, before: KernelState, files: &Snapshot) -> bool {
+    async fn roll_back(&mut self, before: &Target, files: &Snapshot) -> bool {
         let files = self.files.restore(files);
-        let target = Target::of(before);
         let kernel = match self.kernel.observe().await {
-            Ok(now) => self.converge(&target, now).await.is_ok(),
+            Ok(now) => self.converge(before, now).await.is_ok(),
             Err(_) => false,
         };
         if !(files && kernel) {
@@ -255,32 +244,18 @@ impl Agent {
     }
 }
 
-/// What to do with a document that is not stale.
-enum Verdict {
-    New,
-    InForce,
-}
-
-/// What a document's number says.
-enum Judgement {
-    New,
-    Same,
-    Stale(Problem),
-}
-
 /// Numbers only grow. The one in force may come again, unchanged; another document under its
 /// number or a lower one is a host that has lost its memory, or somebody else.
-fn judge(in_force: Option<Stamp>, new: Stamp) -> Judgement {
+fn judge(in_force: Option<Stamp>, new: Stamp) -> Result<(), Problem> {
     match in_force {
-        Some(now) if new == now => Judgement::Same,
-        Some(now) if new.generation <= now.generation => Judgement::Stale(Problem::new(
+        Some(now) if new != now && new.generation <= now.generation => Err(Problem::new(
             "generation",
             format!(
                 "{} is not newer than {}, which is in force with other content",
                 new.generation, now.generation
             ),
         )),
-        _ => Judgement::New,
+        _ => Ok(()),
     }
 }
 
@@ -306,6 +281,15 @@ fn refused(target: &Target, operation: &Operation, error: &KernelError) -> Failu
     }
 }
 
+/// The kernel takes back what it is told.
+fn does_not_stay(target: &Target, now: &KernelState) -> Failure {
+    let mut problems = Problems::default();
+    for operation in plan::diff(now, target) {
+        problems.add(path_of(target, &operation), format!("does not stay: \"{operation}\" is needed again"));
+    }
+    untouched(Phase::Verify, problems.into_result(()).err().unwrap_or_default())
+}
+
 /// Where in the document the wish stands that an operation serves.
 fn path_of(target: &Target, operation: &Operation) -> String {
     match operation {
@@ -321,16 +305,26 @@ fn path_of(target: &Target, operation: &Operation) -> String {
 
 /// Where to ask for names that are not ours: the document's servers without any that is this
 /// machine itself, which would ask itself for ever.
-fn upstreams(desired: &Desired, now: &KernelState) -> Vec<std::net::SocketAddr> {
+fn upstreams(desired: &Desired, now: &KernelState) -> Vec<SocketAddr> {
     let own = |ip: IpAddr| ip.is_loopback() || now.addresses.iter().any(|a| a.prefix.address() == ip);
-    let index = |name: &str| now.links.iter().find(|link| link.name == name).map_or(0, |link| link.index);
-    (desired.upstreams.iter())
-        .filter(|upstream| !own(upstream.address))
-        .map(|upstream| {
-            let scope = upstream.scope.as_ref().map_or(0, |name| index(name.as_str()));
-            upstream.socket_address(scope)
-        })
-        .collect()
+    let index = |name: &str| now.links.iter().find(|link| link.name == name).map(|link| link.index);
+    let usable = |upstream: &Upstream| {
+        if own(upstream.address) {
+            tracing::warn!(%upstream, "not asked for names: it is this machine itself");
+            return None;
+        }
+        match &upstream.scope {
+            None => Some(upstream.socket_address(0)),
+            Some(scope) => {
+                let index = index(scope.as_str());
+                if index.is_none() {
+                    tracing::warn!(%upstream, "not asked for names: there is no such interface");
+                }
+                index.map(|index| upstream.socket_address(index))
+            }
+        }
+    };
+    desired.upstreams.iter().filter_map(usable).collect()
 }
 
 /// Sleeps until `at`, or for ever.

@@ -12,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{gethostname, sethostname};
+use nix::{
+    errno::Errno,
+    unistd::{gethostname, sethostname},
+};
 use tether_wire::{
     check::{Desired, EMBEDDED_DNS},
     problem::Problem,
@@ -111,25 +114,24 @@ fn cannot_write(field: &str, path: &Path, error: &io::Error) -> Problem {
     Problem::new(field, format!("{} cannot be written: {error}", path.display()))
 }
 
-/// The content of `/etc/hosts`: the block in the place it had, or at the end, every other line
+/// The content of `/etc/hosts`: the block in the place it had, or at the end, every other byte
 /// as it was.
 fn hosts(now: &[u8], desired: &Desired) -> Vec<u8> {
-    let block = hosts_block(desired);
-    let text = String::from_utf8_lossy(now);
-    let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let is = |line: &&str, mark: &str| line.trim_end() == mark;
+    let block = hosts_block(desired).into_bytes();
+    let mut lines: Vec<&[u8]> = now.split_inclusive(|byte| *byte == b'\n').collect();
+    let is = |line: &&[u8], mark: &str| line.trim_ascii_end() == mark.as_bytes();
     let begin = lines.iter().position(|line| is(line, BLOCK_BEGIN));
     let end = begin
         .and_then(|begin| lines[begin..].iter().position(|line| is(line, BLOCK_END)).map(|at| begin + at));
     if let Some((begin, end)) = begin.zip(end) {
-        lines.splice(begin..=end, [block.as_str()]);
-        return lines.concat().into_bytes();
+        lines.splice(begin..=end, [block.as_slice()]);
+        return lines.concat();
     }
     let mut content = now.to_vec();
     if content.last().is_some_and(|byte| *byte != b'\n') {
         content.push(b'\n');
     }
-    content.extend(block.as_bytes());
+    content.extend(block);
     content
 }
 
@@ -169,20 +171,26 @@ fn resolv_conf(desired: &Desired) -> String {
 }
 
 /// Writes a file so that a reader sees the old content or the new: beside it, then renamed over
-/// it. A bind mount refuses that (EBUSY, or EXDEV); there it is written in place.
+/// it. A bind mount refuses that (EBUSY, or EXDEV), and so may its directory; there it is written
+/// in place. Where it is a symbolic link, what it leads to is written.
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let target = fs::canonicalize(path);
+    let path = target.as_deref().unwrap_or(path);
     let beside = path.with_extension("tether-new");
     let renamed = fs::File::create(&beside).and_then(|mut file| {
         file.write_all(content)?;
         file.set_permissions(fs::Permissions::from_mode(0o644))?;
         fs::rename(&beside, path)
     });
-    if renamed.is_ok() {
-        return Ok(());
-    }
-    // Perhaps it was never made; what matters is the write below.
+    let Err(error) = renamed else { return Ok(()) };
+    // Perhaps it was never made; what matters is what follows.
     let _ = fs::remove_file(&beside);
-    fs::write(path, content)
+    let in_place = [Errno::EBUSY, Errno::EXDEV, Errno::EROFS, Errno::EACCES, Errno::EPERM];
+    match error.raw_os_error() {
+        Some(errno) if in_place.contains(&Errno::from_raw(errno)) => fs::write(path, content),
+        // A full disk, say: the old content is worth more than half of the new.
+        _ => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -218,6 +226,25 @@ mod tests {
         let changed = String::from_utf8(hosts(&edited, &Desired::nothing())).unwrap();
         assert!(changed.starts_with("1.2.3.4 mine\n") && changed.ends_with("end\n5.6.7.8 later\n"));
         assert!(!changed.contains("172.18.0.2"));
+    }
+
+    #[test]
+    fn links_are_followed_and_other_bytes_kept() {
+        let etc = tempfile::tempdir().unwrap();
+        let real = etc.path().join("real");
+        fs::write(&real, b"\xff\xfe mine\n").unwrap();
+        std::os::unix::fs::symlink(&real, etc.path().join("hosts")).unwrap();
+        let mut files = Files::new(etc.path().to_owned());
+        let before = files.snapshot();
+        let mut wanted = desired();
+        wanted.hostname = None;
+        for _ in 0..2 {
+            files.put_in_force(&wanted).unwrap();
+            assert!(fs::read(&real).unwrap().starts_with(b"\xff\xfe mine\n# tether begin"));
+        }
+        assert!(files.restore(&before));
+        assert_eq!(fs::read(&real).unwrap(), b"\xff\xfe mine\n");
+        assert!(etc.path().join("hosts").is_symlink());
     }
 
     #[test]

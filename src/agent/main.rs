@@ -60,13 +60,18 @@ fn main() -> ExitCode {
 }
 
 fn start(options: Options, log: Option<String>) -> ExitCode {
-    if init::is_process_1() {
+    let complaints = if init::is_process_1() {
         // The first sign of life, before anything that could fail. The benchmark of the boot
         // times takes it for the start of process 1.
         eprintln!("tether {}: process 1", env!("CARGO_PKG_VERSION"));
-        init::prepare();
-    }
+        init::prepare()
+    } else {
+        Vec::new()
+    };
     console::start_log(log.or_else(|| boot::hint("log")).as_deref());
+    for complaint in complaints {
+        tracing::error!("{complaint}");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => runtime.block_on(run(options)).map_err(|error| error.to_string()),

@@ -4,7 +4,7 @@
 //! whole tables.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -71,12 +71,13 @@ impl Network {
         for endpoint in &network.endpoints {
             for name in &endpoint.names {
                 let addresses = names.entry(name.to_ascii_lowercase().into()).or_default();
-                for address in &endpoint.addresses {
-                    if !addresses.contains(address) {
-                        addresses.push(*address);
-                    }
-                }
+                addresses.extend(&endpoint.addresses);
             }
+        }
+        let mut seen = HashSet::new();
+        for addresses in names.values_mut() {
+            seen.clear();
+            addresses.retain(|address| seen.insert(*address));
         }
         Self { name: network.network.to_ascii_lowercase().into(), names }
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    names::{domain_name, host_address},
+    names::{domain_name, host_address, refuse_mapped},
     problem::{Problem, Problems},
     state::{
         DesiredState, Dns, HostEntry, Interface, MAX_ADDRESSES, MAX_ENTRIES, MAX_INTERFACES, MAX_ROUTES,
@@ -272,11 +272,7 @@ fn interface_address(text: &str) -> Result<Prefix, String> {
     if prefix.length() == 0 {
         return Err(format!("{text} makes the whole address space one link: write a longer prefix"));
     }
-    if let IpAddr::V6(v6) = address
-        && v6.to_ipv4_mapped().is_some()
-    {
-        return Err(format!("{address} is an IPv4 address in IPv6 dress: write it as IPv4"));
-    }
+    refuse_mapped(address)?;
     // RFC 3021: on a /31 both addresses are hosts; a /32 has no network or broadcast address.
     if address.is_ipv4() && prefix.length() < 31 {
         if address == prefix.network().address() {
@@ -303,6 +299,15 @@ fn check_route(
         Some(gateway) => Some(gateway?),
         None => None,
     };
+    // The kernel gives its own routes to an interface's networks these metrics.
+    let connected = addresses.iter().any(|prefix| prefix.network() == destination && !prefix.is_host());
+    let kernels_metric = if destination.address().is_ipv6() { Some(256) } else { None };
+    if connected && wanted.metric.filter(|metric| *metric != 0) == kernels_metric {
+        problems.add(
+            format!("{path}.destination"),
+            format!("the kernel makes the route to {destination} itself: leave it out, or give it a metric"),
+        );
+    }
     // IP6_RT_PRIO_USER is what the kernel takes for an IPv6 route's metric when none is given.
     let default_metric = if destination.address().is_ipv6() { 1_024 } else { 0 };
     let metric = wanted.metric.unwrap_or(default_metric);
@@ -528,6 +533,21 @@ mod tests {
     }
 
     #[test]
+    fn the_kernels_own_routes_are_left_to_it() {
+        let found = problems(|state| {
+            let route =
+                |destination: &str, metric| Route { destination: destination.into(), gateway: None, metric };
+            let routes = &mut state.interfaces[0].routes;
+            routes.push(route("172.18.0.0/16", None));
+            routes.push(route("172.18.0.0/16", Some(7)));
+            routes.push(route("fd00:18::/64", Some(256)));
+            routes.push(route("fd00:18::/64", None));
+        });
+        let paths: Vec<_> = found.iter().filter_map(|p| p.split(": ").next()).collect();
+        assert_eq!(paths, ["interfaces[0].routes[1].destination", "interfaces[0].routes[3].destination"]);
+    }
+
+    #[test]
     fn twins_are_refused() {
         let found = problems(|state| {
             let twin = state.interfaces[0].clone();
@@ -573,9 +593,16 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Upstream>().unwrap().to_string(), shown);
         }
-        for text in
-            ["", "dns.example", "10.0.0.53:0", "10.0.0.53:x", "[fd00::53", "[fd00::53]5", "fd00::53%eth0"]
-        {
+        for text in [
+            "",
+            "dns.example",
+            "10.0.0.53:0",
+            "10.0.0.53:x",
+            "[fd00::53",
+            "[fd00::53]5",
+            "fd00::53%eth0",
+            "::ffff:127.0.0.11",
+        ] {
             assert!(text.parse::<Upstream>().is_err(), "{text}");
         }
     }

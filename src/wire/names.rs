@@ -3,13 +3,15 @@
 //! They travel apart from the desired state, under a version of their own: names come and go
 //! with other containers, and none of that needs the guest's kernel.
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Problem, Problems};
 use crate::value::quoted;
 
+/// The most networks in one document.
+pub const MAX_NETWORKS: usize = 1_024;
 /// The most endpoints over all networks of one document.
 pub const MAX_ENDPOINTS: usize = 100_000;
 /// The most names, and the most addresses, of one endpoint.
@@ -92,20 +94,21 @@ impl NameTables {
                 .add("ttl_seconds", format!("{} is too long: {MAX_TTL} seconds at most", self.ttl_seconds));
         }
         let endpoints: usize = self.networks.iter().map(|network| network.endpoints.len()).sum();
-        if endpoints > MAX_ENDPOINTS {
-            problems.add("networks", format!("{endpoints} endpoints, {MAX_ENDPOINTS} at most"));
+        let many = [("networks", self.networks.len(), MAX_NETWORKS), ("endpoints", endpoints, MAX_ENDPOINTS)];
+        if let Some((what, count, most)) = many.into_iter().find(|(_, count, most)| count > most) {
+            problems.add("networks", format!("{count} {what}, {most} at most"));
             return problems.into_result(CheckedNames { ttl_seconds: 0, networks: Vec::new() });
         }
         let networks = (self.networks.iter().enumerate())
             .map(|(n, network)| check_network(&format!("networks[{n}]"), network, &mut problems))
             .collect();
-        let folded = |network: &NetworkNames| network.network.to_ascii_lowercase();
+        let mut seen: HashMap<String, usize> = HashMap::new();
         for (n, network) in self.networks.iter().enumerate() {
-            let twin = self.networks[..n].iter().position(|other| folded(other) == folded(network));
-            if let Some(first) = twin {
+            let first = *seen.entry(network.network.to_ascii_lowercase()).or_insert(n);
+            if first != n {
                 problems.add(
                     format!("networks[{n}].network"),
-                    format!("{} is networks[{first}] again: case does not matter", network.network),
+                    format!("{} is networks[{first}] again: case does not matter", quoted(&network.network)),
                 );
             }
         }
@@ -147,7 +150,17 @@ pub(crate) fn host_address(text: &str) -> Result<IpAddr, String> {
     if address.is_unspecified() || address.is_multicast() || broadcast {
         return Err(format!("{address} is no single machine's address"));
     }
+    refuse_mapped(address)?;
     Ok(address)
+}
+
+/// Refuses `::ffff:10.0.0.1`: the kernel takes it for IPv4 where it connects and for IPv6 where it
+/// is compared, and so it slips through rules about either.
+pub(crate) fn refuse_mapped(address: IpAddr) -> Result<(), String> {
+    if address.to_canonical() == address {
+        return Ok(());
+    }
+    Err(format!("{address} is an IPv4 address in IPv6 dress: write {}", address.to_canonical()))
 }
 
 /// A name as hosts have them: labels of 1 to 63 letters, digits, `-` and `_`, with dots between,

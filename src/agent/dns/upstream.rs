@@ -95,36 +95,56 @@ impl Forwarder {
     }
 }
 
-/// Asks one server over UDP, and over TCP when its answer did not fit.
+/// Asks one server over UDP, and over TCP when its answer did not fit or cannot be read.
 async fn ask(server: SocketAddr, query: &Message, patience: Duration) -> Result<Message, NetError> {
     let end = Instant::now() + patience;
-    let provider = TokioRuntimeProvider::new();
-    let request = || DnsRequest::new(as_request(query), DnsRequestOptions::default());
-    let mut udp = UdpClientStream::builder(server, provider.clone()).with_timeout(Some(patience)).build();
-    let answer = udp.send_message(request()).first_answer().await?;
-    if !answer.metadata.truncation {
-        return Ok(answer.into_message());
-    }
-    let left = end.saturating_duration_since(Instant::now());
-    let over_tcp = async {
-        let tcp = TcpClientStream::exchange(server, None, left, None, provider).await?;
-        tcp.send(request()).first_answer().await
+    let left = || end.saturating_duration_since(Instant::now());
+    let over_udp = match ask_udp(server, as_request(query, true), left()).await {
+        // A server from before EDNS (RFC 6891 section 7): ask it without.
+        Ok(answer) if answer.metadata.response_code == ResponseCode::FormErr => {
+            ask_udp(server, as_request(query, false), left()).await
+        }
+        other => other,
     };
-    let answer = tokio::time::timeout(left, over_tcp).await.map_err(|_| NetError::Timeout)??;
+    match over_udp {
+        Ok(answer) if !answer.metadata.truncation => Ok(answer),
+        // Cut is better than nothing: the client is told by TC.
+        Ok(cut) => Ok(ask_tcp(server, query, left()).await.unwrap_or(cut)),
+        // hickory reads no more than was offered; what overflows looks malformed.
+        Err(NetError::Proto(_)) => ask_tcp(server, query, left()).await,
+        Err(error) => Err(error),
+    }
+}
+
+async fn ask_udp(server: SocketAddr, request: Message, patience: Duration) -> Result<Message, NetError> {
+    let provider = TokioRuntimeProvider::new();
+    let mut udp = UdpClientStream::builder(server, provider).with_timeout(Some(patience)).build();
+    let request = DnsRequest::new(request, DnsRequestOptions::default());
+    Ok(udp.send_message(request).first_answer().await?.into_message())
+}
+
+async fn ask_tcp(server: SocketAddr, query: &Message, patience: Duration) -> Result<Message, NetError> {
+    let asking = async {
+        let provider = TokioRuntimeProvider::new();
+        let tcp = TcpClientStream::exchange(server, None, patience, None, provider).await?;
+        let request = DnsRequest::new(as_request(query, true), DnsRequestOptions::default());
+        tcp.send(request).first_answer().await
+    };
+    let answer = tokio::time::timeout(patience, asking).await.map_err(|_| NetError::Timeout)??;
     Ok(answer.into_message())
 }
 
 /// The client's question as we ask it: with an id of our own and room for a long answer, which
-/// the client may not have offered.
-fn as_request(query: &Message) -> Message {
+/// the client may not have offered, unless it is to be without EDNS.
+fn as_request(query: &Message, with_edns: bool) -> Message {
     let mut request = Message::query();
     request.metadata.recursion_desired = query.metadata.recursion_desired;
     request.metadata.checking_disabled = query.metadata.checking_disabled;
     request.metadata.authentic_data = query.metadata.authentic_data;
     request.queries.clone_from(&query.queries);
-    let mut edns = query.edns.clone().unwrap_or_default();
-    edns.set_max_payload(OUR_PAYLOAD);
-    request.edns = Some(edns);
+    if with_edns {
+        request.edns.insert(query.edns.clone().unwrap_or_default()).set_max_payload(OUR_PAYLOAD);
+    }
     request
 }
 

@@ -16,9 +16,12 @@ pub fn is_process_1() -> bool {
     std::process::id() == 1
 }
 
-/// Makes the machine fit to run the agent. What fails is told on the console and left: a guest
-/// that can still reach its host can still say what is wrong.
-pub fn prepare() {
-    mounts::mount_all();
-    modules::load_all();
+/// Makes the machine fit to run the agent. What fails is returned, one line each, and left: a
+/// guest that can still reach its host can still say what is wrong.
+///
+/// The log cannot be told: how much it is to say is on the kernel's command line, in `/proc`.
+pub fn prepare() -> Vec<String> {
+    let mut complaints = mounts::mount_all();
+    complaints.extend(modules::load_all());
+    complaints
 }

@@ -7,19 +7,20 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 /// The list the image builder wrote: one module file a line, each after those it needs.
 const LIST: &str = "/lib/modules/load";
 
-/// Loads every module on the list, in its order. An image without a list has its drivers in the
-/// kernel.
-pub(super) fn load_all() {
+/// Loads every module on the list, in its order. What could not be, one line each. An image
+/// without a list has its drivers in the kernel.
+pub(super) fn load_all() -> Vec<String> {
     let list = match fs::read_to_string(LIST) {
         Ok(list) => list,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-        Err(error) => return tracing::error!("{LIST} cannot be read: {error}"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => return vec![format!("{LIST} cannot be read: {error}")],
     };
-    for name in list.lines().filter(|line| !line.is_empty()) {
-        if let Err(error) = load(&Path::new("/lib/modules").join(name)) {
-            tracing::error!("module {name} cannot be loaded: {error}");
-        }
-    }
+    let names = list.lines().filter(|line| !line.is_empty());
+    let complaint = |name: &str| {
+        let loaded = load(&Path::new("/lib/modules").join(name));
+        loaded.err().map(|error| format!("module {name} cannot be loaded: {error}"))
+    };
+    names.filter_map(complaint).collect()
 }
 
 fn load(path: &Path) -> io::Result<()> {

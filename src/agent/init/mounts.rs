@@ -14,16 +14,18 @@ const MOUNTS: [(&str, &str, &str, MsFlags); 6] = [
     ("tmpfs", "/run", "mode=0755", MsFlags::MS_NODEV),
 ];
 
-/// Mounts what is not mounted yet.
-pub(super) fn mount_all() {
+/// Mounts what is not mounted yet. What could not be, one line each.
+pub(super) fn mount_all() -> Vec<String> {
+    let mut complaints = Vec::new();
     for (kind, place, options, flags) in MOUNTS {
         if let Err(error) = fs::create_dir_all(place) {
-            tracing::error!("{place} cannot be made: {error}");
+            complaints.push(format!("{place} cannot be made: {error}"));
         }
         match mount(Some(kind), place, Some(kind), MsFlags::MS_NOSUID | flags, Some(options)) {
             // EBUSY: it is there already.
             Ok(()) | Err(nix::errno::Errno::EBUSY) => {}
-            Err(errno) => tracing::error!("{kind} cannot be mounted on {place}: {errno:?}"),
+            Err(errno) => complaints.push(format!("{kind} cannot be mounted on {place}: {errno:?}")),
         }
     }
+    complaints
 }

@@ -1,13 +1,11 @@
 //! The container's process, and everybody else's orphans.
 
-use std::{io, os::unix::process::CommandExt, process::Command};
+use std::{fs, io, os::unix::process::CommandExt, process::Command};
 
 use nix::{
     errno::Errno,
-    sys::{
-        signal::{Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
+    libc,
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use tether_wire::{message::Exit, state::Workload};
@@ -22,12 +20,16 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a checked workload, in a session of its own, on the console.
+    /// Starts a checked workload, in a process group of its own, on the console.
     pub fn start(workload: &Workload) -> Result<Self, Exit> {
-        let not_started = |error: io::Error| {
-            let program = workload.argv.first().map_or("", String::as_str);
-            Exit::NotStarted(format!("{program}: {error}"))
+        // Only so much of a name that may be anything, or the message would not fit.
+        let cannot = |what: &str, error: &io::Error| {
+            let shown: String = what.chars().take(200).collect();
+            Exit::NotStarted(format!("{shown}: {error}"))
         };
+        let not_started = |error: io::Error| cannot(workload.argv.first().map_or("", String::as_str), &error);
+        let cwd = if workload.cwd.is_empty() { "/" } else { &workload.cwd };
+        fs::metadata(cwd).map_err(|error| cannot(cwd, &error))?;
         let (program, arguments) =
             workload.argv.split_first().ok_or_else(|| not_started(io::ErrorKind::InvalidInput.into()))?;
         let has_path = workload.env.iter().any(|variable| variable.starts_with("PATH="));
@@ -36,7 +38,7 @@ impl Running {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().process_group(0);
         command.envs(variables.filter_map(|variable| variable.split_once('=')));
-        command.current_dir(if workload.cwd.is_empty() { "/" } else { &workload.cwd });
+        command.current_dir(cwd);
         let child = command.spawn().map_err(not_started)?;
         // A process id fits: pid_max is at most 2^22.
         Ok(Self { pid: Pid::from_raw(child.id().cast_signed()) })
@@ -71,18 +73,22 @@ pub struct Reaped {
 pub fn reap() -> Reaped {
     let mut reaped = Reaped::default();
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => reaped.exits.push((pid, Exit::Code(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                reaped.exits.push((pid, Exit::Signal(signal as i32)));
-            }
-            Ok(WaitStatus::StillAlive) => return reaped,
-            Err(Errno::ECHILD) => {
+        let mut status = 0;
+        // nix's waitpid takes the child and then fails on a real-time signal, which it has no
+        // name for: that end would be lost.
+        // SAFETY: the kernel writes one int.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match (pid, Errno::last()) {
+            (-1, Errno::EINTR) => {}
+            (-1, _) => {
                 reaped.everybody_is_gone = true;
                 return reaped;
             }
-            // Stops and continuations are nobody's end; EINTR is asked again.
-            Ok(_) | Err(_) => {}
+            (0, _) => return reaped,
+            (pid, _) if libc::WIFEXITED(status) => {
+                reaped.exits.push((Pid::from_raw(pid), Exit::Code(libc::WEXITSTATUS(status))));
+            }
+            (pid, _) => reaped.exits.push((Pid::from_raw(pid), Exit::Signal(libc::WTERMSIG(status)))),
         }
     }
 }
@@ -111,6 +117,8 @@ mod tests {
         };
         assert_eq!(run(&["sh", "-c", "exit $CODE"], &["CODE=7"]), Ok(Exit::Code(7)));
         assert_eq!(run(&["sh", "-c", "kill -9 $$"], &[]), Ok(Exit::Signal(9)));
+        // A real-time signal, which has no name.
+        assert_eq!(run(&["sh", "-c", "kill -40 $$"], &[]), Ok(Exit::Signal(40)));
         assert!(matches!(run(&["/no/such/program"], &[]), Err(Exit::NotStarted(_))));
     }
 }

@@ -37,6 +37,17 @@ impl KernelError {
         }
     }
 
+    /// The refusal at the end of a dump.
+    pub(super) fn from_code(code: i32) -> Self {
+        Self::Refused { errno: Errno::from_raw(code.saturating_neg()), kernel: String::new() }
+    }
+
+    /// Whether it says that what was to be removed is not there.
+    pub fn says_gone(&self) -> bool {
+        let gone = [Errno::ESRCH, Errno::EADDRNOTAVAIL, Errno::ENODEV];
+        matches!(self, Self::Refused { errno, .. } if gone.contains(errno))
+    }
+
     /// The error's name, `ENETUNREACH`, or what else happened.
     pub fn name(&self) -> String {
         match self {

@@ -44,6 +44,9 @@ impl Kernel {
         // Errors come with the kernel's own words, and without a copy of the request.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
+        // Without these, an interrupted dump and a socket that died look like an end like any other.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
         tokio::spawn(connection);
 
         let (monitor, _, mut messages) = rtnetlink::new_multicast_connection(&[
@@ -82,7 +85,7 @@ impl Kernel {
                     return KernelError::from_answer(&error);
                 }
             }
-            Ok(())
+            Err(KernelError::Closed)
         };
         timeout(DEADLINE, answer).await.map_err(|_| KernelError::NoAnswer)?
     }
@@ -113,9 +116,11 @@ impl Kernel {
             match reply.payload {
                 NetlinkPayload::InnerMessage(entry) => table.push(entry),
                 NetlinkPayload::Error(error) => KernelError::from_answer(&error)?,
+                NetlinkPayload::Done(done) if done.code == 0 => return Ok((!interrupted).then_some(table)),
+                NetlinkPayload::Done(done) => return Err(KernelError::from_code(done.code)),
                 _ => {}
             }
         }
-        Ok((!interrupted).then_some(table))
+        Err(KernelError::Closed)
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType},
 };
 use tether_wire::value::{MacAddr, Prefix};
@@ -29,7 +29,11 @@ impl Kernel {
             let mut all = RouteMessage::default();
             all.header.address_family = family;
             let routes = self.dump(RouteNetlinkMessage::GetRoute(all)).await?;
-            state.routes.extend(routes.iter().filter_map(read_route));
+            // Where IPv6 is off, its dump has the IPv4 routes again.
+            let of_family = routes.iter().filter(
+                |route| matches!(route, RouteNetlinkMessage::NewRoute(r) if r.header.address_family == family),
+            );
+            state.routes.extend(of_family.filter_map(read_route));
         }
         state.links.sort_by_key(|link| link.index);
         Ok(state)
@@ -45,13 +49,13 @@ fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
         index: message.header.index,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
-        loopback: flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkInfo(info) => link.stacked = info.iter().any(is_stacked),
             LinkAttribute::MinMtu(least) => link.mtu_range.0 = *least,
             LinkAttribute::MaxMtu(most) => link.mtu_range.1 = *most,
             LinkAttribute::Address(bytes) => {
@@ -61,6 +65,11 @@ fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
         }
     }
     Some(link)
+}
+
+fn is_stacked(info: &LinkInfo) -> bool {
+    use InfoKind::{Bond, Bridge, IpVlan, MacVlan, MacVtap, Vlan};
+    matches!(info, LinkInfo::Kind(Bond | Bridge | IpVlan | MacVlan | MacVtap | Vlan))
 }
 
 fn read_address(message: &RouteNetlinkMessage) -> Option<Address> {

@@ -11,7 +11,10 @@
 
 use std::{collections::HashSet, fmt};
 
-use super::model::{Address, KernelState, Link, Route};
+use super::{
+    model::{Address, KernelState, Link, Route},
+    target::Target,
+};
 
 /// One change to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,14 @@ pub enum Operation {
     RemoveRoute(Route),
 }
 
+impl Operation {
+    /// Whether it takes something away, which the kernel may have done already: a secondary
+    /// address goes with its primary, a route with its address.
+    pub fn is_removal(&self) -> bool {
+        matches!(self, Self::RemoveAddress(_) | Self::RemoveRoute(_))
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -76,22 +87,34 @@ impl fmt::Display for Operation {
     }
 }
 
-/// The operations that lead from `from` to `to`, none when they do not differ.
+/// The operations that lead from `from` to `target`, none when nothing of ours differs.
 ///
-/// What the kernel makes by itself is in neither direction of the difference. Links that are
-/// not in both states are left out with everything on them: a device cannot be made or unmade
-/// here.
-pub fn diff(from: &KernelState, to: &KernelState) -> Vec<Operation> {
-    let links = link_changes(from, to);
-    let from = &after_links_went_down(from, &links);
-    let in_both: HashSet<u32> =
-        (from.links.iter()).map(|link| link.index).filter(|index| to.link(*index).is_some()).collect();
+/// Only links the target names are touched, and only what tether made is removed: what others
+/// do in the meantime is theirs. What others made comes back only where a link of ours goes down
+/// under it, or where the target is a state to be restored.
+pub fn diff(from: &KernelState, target: &Target) -> Vec<Operation> {
+    let to = &target.state;
+    let links = link_changes(from, target);
+    let down: HashSet<u32> = (links.iter())
+        .filter_map(|change| match change {
+            Operation::LinkDown { link, .. } => Some(*link),
+            _ => None,
+        })
+        .collect();
+    let from = &after_links_went_down(from, &down);
+    let ours = |link: u32, made_by_us: bool| {
+        from.link(link).is_some() && (made_by_us || target.restores || down.contains(&link))
+    };
 
-    let (gone, come) = (addresses_without(from, to, &in_both), addresses_without(to, from, &in_both));
+    let gone: Vec<Address> = addresses_without(from, to).into_iter().filter(Address::is_ours).collect();
+    let come: Vec<Address> =
+        addresses_without(to, from).into_iter().filter(|a| ours(a.link, a.is_ours())).collect();
     let (first, last): (Vec<Address>, Vec<Address>) =
         gone.into_iter().partition(|old| come.iter().any(|new| collide(old, new)));
 
-    let (gone_routes, come_routes) = (routes_without(from, to, &in_both), routes_without(to, from, &in_both));
+    let gone_routes: Vec<Route> = routes_without(from, to).into_iter().filter(Route::is_ours).collect();
+    let come_routes: Vec<Route> =
+        routes_without(to, from).into_iter().filter(|r| ours(r.link, r.is_ours())).collect();
     let key = |route: &Route| (route.destination, route.metric);
     let gone_keys: HashSet<_> = gone_routes.iter().map(key).collect();
     let come_keys: HashSet<_> = come_routes.iter().map(key).collect();
@@ -112,22 +135,22 @@ pub fn diff(from: &KernelState, to: &KernelState) -> Vec<Operation> {
     operations
 }
 
-/// The addresses of `a` that `b` has not.
-fn addresses_without(a: &KernelState, b: &KernelState, links: &HashSet<u32>) -> Vec<Address> {
+/// The addresses of `a` that `b` has not, without those the kernel makes by itself.
+fn addresses_without(a: &KernelState, b: &KernelState) -> Vec<Address> {
     let theirs: HashSet<_> = b.addresses.iter().map(|address| (address.link, address.prefix)).collect();
     (a.addresses.iter())
-        .filter(|address| !address.is_kernels() && links.contains(&address.link))
+        .filter(|address| !address.is_kernels())
         .filter(|address| !theirs.contains(&(address.link, address.prefix)))
         .copied()
         .collect()
 }
 
-/// The routes of `a` that `b` has not.
-fn routes_without(a: &KernelState, b: &KernelState, links: &HashSet<u32>) -> Vec<Route> {
+/// The routes of `a` that `b` has not, without those the kernel makes by itself.
+fn routes_without(a: &KernelState, b: &KernelState) -> Vec<Route> {
     let value = |route: &Route| (route.destination, route.metric, route.gateway, route.link);
     let theirs: HashSet<_> = b.routes.iter().map(value).collect();
     (a.routes.iter())
-        .filter(|route| !route.is_kernels() && links.contains(&route.link))
+        .filter(|route| !route.is_kernels())
         .filter(|route| !theirs.contains(&value(route)))
         .copied()
         .collect()
@@ -142,10 +165,13 @@ fn collide(old: &Address, new: &Address) -> bool {
             && (old.prefix.contains(new.prefix.address()) || new.prefix.contains(old.prefix.address())))
 }
 
-/// What changes of the links themselves.
-fn link_changes(from: &KernelState, to: &KernelState) -> Vec<Operation> {
-    let pairs: Vec<(&Link, &Link)> =
-        from.links.iter().filter_map(|old| Some((old, to.link(old.index)?))).collect();
+/// What changes of the links the target names.
+fn link_changes(from: &KernelState, target: &Target) -> Vec<Operation> {
+    let named: HashSet<u32> = target.links.iter().map(|(link, _)| *link).collect();
+    let pairs: Vec<(&Link, &Link)> = (from.links.iter())
+        .filter(|old| named.contains(&old.index))
+        .filter_map(|old| Some((old, target.state.link(old.index)?)))
+        .collect();
     let renamed = |(old, new): &&(&Link, &Link)| old.name != new.name;
     let mut operations = Vec::new();
     for (old, _) in pairs.iter().filter(renamed).filter(|(old, _)| old.up) {
@@ -154,10 +180,11 @@ fn link_changes(from: &KernelState, to: &KernelState) -> Vec<Operation> {
     }
     let mut second_phase = Vec::new();
     for (old, new) in pairs.iter().filter(renamed) {
-        let taken = from.links.iter().any(|other| other.index != old.index && other.name == new.name);
+        let wanted = pairs.iter().any(|(other, wish)| other.index != old.index && wish.name == old.name);
         let mut current = old.name.clone();
-        if taken {
-            // Its holder is renamed too, perhaps to this link's name: step aside first.
+        if wanted {
+            // Another link is to have this one's name, and this one perhaps the other's: step
+            // aside first.
             let aside = format!("tether{}", old.index);
             operations.push(Operation::Rename { link: old.index, from: current, to: aside.clone() });
             current = aside;
@@ -182,13 +209,7 @@ fn link_changes(from: &KernelState, to: &KernelState) -> Vec<Operation> {
 
 /// What is left of a state when some of its links go down: the kernel drops their IPv6
 /// addresses (unless `keep_addr_on_down`) and all routes through them.
-fn after_links_went_down(state: &KernelState, changes: &[Operation]) -> KernelState {
-    let down: HashSet<u32> = (changes.iter())
-        .filter_map(|change| match change {
-            Operation::LinkDown { link, .. } => Some(*link),
-            _ => None,
-        })
-        .collect();
+fn after_links_went_down(state: &KernelState, down: &HashSet<u32>) -> KernelState {
     let mut left = state.clone();
     left.routes.retain(|route| !down.contains(&route.link));
     left.addresses.retain(|address| address.prefix.address().is_ipv4() || !down.contains(&address.link));
@@ -224,14 +245,20 @@ mod tests {
         }
     }
 
+    /// A target that names every link.
+    fn reach(to: &KernelState) -> Target {
+        let links = to.links.iter().map(|link| (link.index, String::new())).collect();
+        Target { state: to.clone(), links, ..Target::default() }
+    }
+
     fn told(from: &KernelState, to: &KernelState) -> Vec<String> {
-        diff(from, to).iter().map(ToString::to_string).collect()
+        diff(from, &reach(to)).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn no_difference_no_operation() {
         let one = state(&[link(2, "eth0", true)], &["10.0.0.2/8"], &[route("0.0.0.0/0", "10.0.0.1", 0)]);
-        assert_eq!(diff(&one, &one), []);
+        assert_eq!(told(&one, &one), [""; 0]);
     }
 
     #[test]
@@ -300,6 +327,42 @@ mod tests {
         from.addresses[1].protocol = 2;
         from.addresses[1].permanent = false;
         from.routes[0].protocol = 9;
-        assert_eq!(diff(&from, &state(&links, &[], &[])), []);
+        assert_eq!(told(&from, &state(&links, &[], &[])), [""; 0]);
+    }
+
+    #[test]
+    fn names_move_up_and_down_a_chain() {
+        let names = |a: &str, b: &str| state(&[link(2, a, false), link(3, b, false)], &[], &[]);
+        let down = told(&names("eth0", "eth1"), &names("eth1", "eth2"));
+        assert_eq!(down[..3], ["rename eth1 to tether3", "rename eth0 to eth1", "rename tether3 to eth2"]);
+        let up = told(&names("eth1", "eth2"), &names("eth0", "eth1"));
+        assert_eq!(up[..3], ["rename eth1 to tether2", "rename tether2 to eth0", "rename eth2 to eth1"]);
+    }
+
+    #[test]
+    fn what_others_do_in_the_meantime_is_theirs() {
+        let links = [link(2, "eth0", true), link(3, "wg0", false)];
+        let to = state(&links, &["10.0.0.2/8"], &[]);
+        let mut from = to.clone();
+        from.links[1].up = true;
+        from.addresses.push(Address { protocol: 0, ..Address::ours(2, "192.168.0.9/24".parse().unwrap()) });
+        from.routes.push(Route { protocol: 4, ..route("10.9.0.0/16", "10.0.0.7", 0) });
+        let target = Target { links: vec![(2, String::new())], ..reach(&to) };
+        assert_eq!(diff(&from, &target), []);
+        assert_eq!(diff(&to, &Target { links: vec![(2, String::new())], ..reach(&from) }), []);
+        // What went with a link of ours comes back, and all of it when a state is restored.
+        let mut renamed = reach(&from);
+        renamed.state.links[0].name = "net0".into();
+        renamed.links.truncate(1);
+        let told: Vec<String> = diff(&from, &renamed).iter().map(ToString::to_string).collect();
+        let expected = [
+            "set eth0 down",
+            "rename eth0 to net0",
+            "set net0 up",
+            "add route 10.9.0.0/16 via 10.0.0.7 through link 2",
+        ];
+        assert_eq!(told, expected);
+        let restored = diff(&to, &Target { restores: true, links: Vec::new(), ..reach(&from) });
+        assert_eq!(restored.len(), 2, "{restored:?}");
     }
 }

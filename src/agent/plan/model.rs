@@ -48,8 +48,8 @@ pub struct Link {
     pub up: bool,
     /// `IFF_LOWER_UP`: packets can pass.
     pub carrier: bool,
-    /// `IFF_LOOPBACK`.
-    pub loopback: bool,
+    /// A device on top of another (VLAN, bridge, bond …), which may share that one's address.
+    pub stacked: bool,
 }
 
 /// An address on a link.

@@ -1,5 +1,7 @@
 //! Whether the kernel, read back, is where the target wants it.
 
+use std::collections::HashMap;
+
 use tether_wire::problem::Problem;
 
 use super::{diff::diff, model::KernelState, target::Target};
@@ -20,7 +22,7 @@ pub enum Progress {
 
 /// How far `observed` is from `target`.
 pub fn settled(target: &Target, observed: &KernelState) -> Progress {
-    if !diff(observed, &target.state).is_empty() {
+    if !diff(observed, target).is_empty() {
         return Progress::Different;
     }
     let (mut waiting, mut wrong) = (Vec::new(), Vec::new());
@@ -36,15 +38,18 @@ pub fn settled(target: &Target, observed: &KernelState) -> Progress {
             None => wrong.push(Problem::new(path, "the device is gone")),
         }
     }
-    for address in observed.addresses.iter().filter(|address| address.is_ours()) {
-        let path = target.address_path(address);
-        if address.duplicate {
-            wrong.push(Problem::new(path, format!("{} is in use by another machine", address.prefix)));
-        } else if address.tentative {
-            waiting.push(Problem::new(
-                path,
-                format!("{} is still being checked for duplicates", address.prefix),
-            ));
+    let addresses: HashMap<_, _> =
+        observed.addresses.iter().map(|address| ((address.link, address.prefix), address)).collect();
+    for (wanted, path) in target.wanted_addresses() {
+        match addresses.get(&wanted) {
+            Some(address) if address.duplicate => {
+                wrong.push(Problem::new(path, format!("{} is in use by another machine", address.prefix)));
+            }
+            Some(address) if address.tentative => {
+                let message = format!("{} is still being checked for duplicates", address.prefix);
+                waiting.push(Problem::new(path, message));
+            }
+            _ => {}
         }
     }
     match (wrong.is_empty(), waiting.is_empty()) {

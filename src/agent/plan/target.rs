@@ -20,16 +20,25 @@ pub struct Target {
     pub state: KernelState,
     /// The links the desired state names, in its order: index and path in the document.
     pub links: Vec<(u32, String)>,
+    /// Whether what others made is to be put back too: the state was there before, and tether's
+    /// own doing has disturbed it.
+    pub restores: bool,
     /// Where an address of ours stands in the document, by link and value.
-    addresses: HashMap<(u32, Prefix), String>,
+    pub(super) addresses: HashMap<(u32, Prefix), String>,
     /// Where a route of ours stands in the document, by destination and metric.
-    routes: HashMap<(Prefix, u32), String>,
+    pub(super) routes: HashMap<(Prefix, u32), String>,
 }
 
 impl Target {
-    /// The target that changes nothing, for rolling back to `state`.
-    pub fn of(state: KernelState) -> Self {
-        Self { state, ..Self::default() }
+    /// The target that undoes what was done towards `self`, from `before`.
+    #[must_use]
+    pub fn back_to(&self, before: KernelState) -> Self {
+        Self { state: before, links: self.links.clone(), restores: true, ..Self::default() }
+    }
+
+    /// Every wanted address and its path, whoever made it.
+    pub fn wanted_addresses(&self) -> impl Iterator<Item = ((u32, Prefix), &str)> {
+        self.addresses.iter().map(|(wanted, path)| (*wanted, path.as_str()))
     }
 
     /// The path in the document of what is wanted of a link.
@@ -60,7 +69,7 @@ pub fn target(
     management: Option<MacAddr>,
 ) -> Result<Target, Vec<Problem>> {
     let mut problems = Problems::default();
-    let mut target = Target::of(observed.clone());
+    let mut target = Target { state: observed.clone(), ..Target::default() };
     target.state.addresses.retain(|address| !address.is_ours());
     target.state.routes.retain(|route| !route.is_ours());
     for (i, interface) in desired.interfaces.iter().enumerate() {
@@ -84,9 +93,10 @@ pub fn target(
     problems.into_result(target)
 }
 
-/// The index of the one link with this MAC address.
+/// The index of the one link with this MAC address. Devices stacked on another (VLANs, bridges,
+/// bonds) take over its address and are not meant.
 fn find(mac: MacAddr, observed: &KernelState) -> Result<u32, String> {
-    let mut found = observed.links.iter().filter(|link| link.mac == Some(mac));
+    let mut found = observed.links.iter().filter(|link| link.mac == Some(mac) && !link.stacked);
     match (found.next(), found.next()) {
         (Some(link), None) => Ok(link.index),
         (None, _) => Err(format!("no interface has {mac}; there are {}", candidates(observed))),
@@ -157,6 +167,9 @@ fn add_routes(
         // Only ours are retained in the target, so a route of this key is somebody else's. The
         // kernel's "replace" would take it away from them.
         let in_the_way = target.state.routes.iter().find(|other| !other.is_ours() && other.same_key(&route));
+        // A router's advertisement that came later stands beside ours, which is there already.
+        let stands = observed.routes.iter().any(|other| other.is_ours() && other.same(&route));
+        let in_the_way = in_the_way.filter(|other| !(stands && other.is_kernels()));
         match in_the_way {
             Some(other) if other.same(&route) => {}
             Some(other) => problems.add(
