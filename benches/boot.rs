@@ -55,6 +55,8 @@ fn main() {
             figures.floor.push(theirs);
         }
     }
+    let note = fs::read_to_string(image.join("accelerator")).unwrap_or_default();
+    println!("boot.accelerator={}", note.lines().nth(1).unwrap_or("tcg"));
     figures.print(fs::metadata(binary("tether")).expect("the binary").len());
 }
 

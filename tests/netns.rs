@@ -6,7 +6,7 @@
 use std::{
     fs,
     net::UdpSocket,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -201,9 +201,7 @@ fn a_host_that_is_killed_comes_back_to_guests_that_never_noticed() {
     let mut lab = Lab::new(THREE);
     let client = lab.guest("client", &[[172, 18, 0, 3]]);
     lab.vch.next_json("client", verified("client"));
-    let mut monitor = client.space.command("ip");
-    monitor.args(["-o", "monitor", "address", "route"]);
-    let monitor = Process::start(monitor);
+    let monitor = monitor(&client.space);
     lab.vch.kill();
     assert_eq!(client.dig("server A"), "172.18.0.2");
 
@@ -215,7 +213,7 @@ fn a_host_that_is_killed_comes_back_to_guests_that_never_noticed() {
     assert_eq!(client.dig("server A"), "172.18.0.2");
     lab.reconfigure(&THREE.replace("\"web\"", "\"web\", \"later\""));
     client.wait_for_dig("later A", "172.18.0.2");
-    assert_eq!(touched(&monitor), [""; 0]);
+    assert_eq!(touched(&client.space, &monitor), [""; 0]);
 }
 
 #[test]
@@ -225,19 +223,39 @@ fn an_agent_that_is_killed_finds_its_own_and_changes_nothing() {
     lab.vch.next_json("server", verified("server"));
     let state = || server_state(&server.space);
     let before = state();
-    let mut monitor = server.space.command("ip");
-    monitor.args(["-o", "monitor", "link", "address", "route"]);
-    let monitor = Process::start(monitor);
+    let monitor = monitor(&server.space);
     server.agent_crashes();
     let again = lab.vch.next_json("server", verified("server"));
     assert_eq!(again["detail"]["verified"]["operations"], 0, "{again}");
     assert_eq!(server_state(&server.space), before);
-    assert_eq!(touched(&monitor), [""; 0]);
+    assert_eq!(touched(&server.space, &monitor), [""; 0]);
 }
 
-/// What `ip monitor` saw, without the link-local addresses that the kernel makes in its own time.
-fn touched(monitor: &Process) -> Vec<String> {
-    monitor.lines().into_iter().filter(|line| !line.contains("fe80::")).collect()
+/// Watches the kernel's networking in `space`, and has seen something to prove it.
+fn monitor(space: &Space) -> Process {
+    let mut command = space.command("ip");
+    command.args(["-o", "monitor", "link", "address", "route"]);
+    let monitor = Process::start(command);
+    wait_for("the monitor", || {
+        mark(space, "127.9.9.1");
+        monitor.lines().iter().any(|line| line.contains("127.9.9.1")).then_some(())
+    });
+    monitor
+}
+
+/// Something for the monitor to see that is not the agent's doing.
+fn mark(space: &Space, address: &str) {
+    space.run(&format!("ip address add {address}/32 dev lo"));
+    space.run(&format!("ip address del {address}/32 dev lo"));
+}
+
+/// What the monitor has seen up to now, without the marks and the link-local addresses that the
+/// kernel makes in its own time.
+fn touched(space: &Space, monitor: &Process) -> Vec<String> {
+    mark(space, "127.9.9.2");
+    monitor.wait_for_line("127.9.9.2");
+    let others = |line: &String| !line.contains("fe80::") && !line.contains("127.9.9.");
+    monitor.lines().into_iter().filter(others).collect()
 }
 
 /// Everything tether configures, as iproute2 shows it.
@@ -528,8 +546,9 @@ fn a_port_that_is_taken_is_reported_and_tried_again() {
 
 #[test]
 fn broken_documents_and_arguments_say_what_to_do() {
+    let space = Space::new();
     let said = |arguments: &[&str]| {
-        let output = Command::new(binary("tether")).args(arguments).output().expect("it can be started");
+        let output = space.command(binary("tether")).args(arguments).output().expect("it can be started");
         assert!(!output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };

@@ -198,7 +198,8 @@ fn exit_codes_reach_the_host_and_missing_programs_are_told() {
 #[test]
 fn a_machine_without_a_boot_document_says_so_and_powers_off() {
     let image = image();
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let space = Space::new();
+    let mut qemu = space.command("qemu-system-x86_64");
     qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-machine", "q35,accel=tcg", "-m", "128"])
         .args(["-serial", "stdio", "-append", "console=ttyS0 quiet"])
         .args(["-kernel", &format!("{image}/vmlinuz"), "-initrd", &format!("{image}/initramfs")]);

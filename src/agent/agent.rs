@@ -70,9 +70,12 @@ impl Agent {
         self.workload.as_ref()
     }
 
-    /// Waits until the kernel may have changed.
-    pub async fn kernel_changed(&self) {
-        self.kernel.changed().await;
+    /// Waits until there may be something new to report.
+    pub async fn changed(&self) {
+        tokio::select! {
+            () = self.kernel.changed() => {}
+            () = self.dns.changed() => {}
+        }
     }
 
     /// Puts `state` in force, or says why not and leaves everything as it was.

@@ -9,7 +9,7 @@ use tether_wire::{
     boot::Tether,
     value::{MacAddr, Prefix, is_link_local},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     kernel::{Kernel, KernelError},
@@ -21,51 +21,96 @@ use crate::{
 const PROTOCOL: u8 = 0x75;
 /// After this long without a usable NIC, the log says what is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long until a refused operation is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
 /// What the NIC is called once tether brings it up: the kernel's `eth0` is for the container.
 const NAME: &str = "tether0";
 
-/// Waits for the NIC, brings it up with its address, and returns its index once packets can
-/// pass. Does nothing to a NIC that is ready.
-pub async fn make_ready(kernel: &Kernel, tether: &Tether) -> Result<u32, KernelError> {
-    loop {
-        let state = kernel.observe().await?;
-        let missing = match state.links.iter().find(|link| link.mac == Some(tether.mac)) {
-            None => format!("no interface has {}, the management NIC's address", tether.mac),
-            Some(link) => match next_step(&state, link, tether) {
-                Step::Do(operation) => {
-                    if matches!(operation, Operation::LinkUp { .. }) {
-                        quieten(&link.name);
-                    }
-                    tracing::debug!(%operation);
-                    kernel.carry_out(&operation).await?;
+/// The way to the host: the NIC, and the kernel it is configured in.
+#[derive(Debug)]
+pub struct Management {
+    kernel: Kernel,
+    tether: Tether,
+}
+
+impl Management {
+    /// A NIC that has not been looked at yet.
+    pub fn new(tether: Tether) -> io::Result<Self> {
+        Ok(Self { kernel: Kernel::open()?, tether })
+    }
+
+    /// Where it leads.
+    pub fn tether(&self) -> &Tether {
+        &self.tether
+    }
+
+    /// Waits for the NIC, brings it up with its address, and returns its index once packets can
+    /// pass. Does nothing to a NIC that is ready. What stands in the way is logged and waited for.
+    pub async fn make_ready(&self) -> u32 {
+        loop {
+            let obstacle = match self.step().await {
+                Ok(Step::Ready(index)) => return index,
+                Ok(Step::Done) => continue,
+                Ok(Step::Wait(what)) => what,
+                Err(error) => {
+                    // The kernel may have been faster (EEXIST), or the device is gone: look again.
+                    tracing::debug!("the management NIC: {error}");
+                    sleep(PAUSE).await;
                     continue;
                 }
-                Step::Wait(what) => format!("{}, the management NIC, has no {what}", link.name),
-                Step::Ready => return Ok(link.index),
-            },
+            };
+            tracing::debug!("{obstacle}");
+            while timeout(PATIENCE, self.kernel.changed()).await.is_err() {
+                tracing::warn!("{obstacle}; waiting");
+            }
+        }
+    }
+
+    /// Looks, and does the next thing that is missing.
+    async fn step(&self) -> Result<Step, KernelError> {
+        let state = self.kernel.observe().await?;
+        let mac = self.tether.mac;
+        let Some(link) = state.links.iter().find(|link| link.mac == Some(mac) && !link.stacked) else {
+            return Ok(Step::Wait(format!("no interface has {mac}, the management NIC's address")));
         };
-        tracing::debug!("{missing}");
-        while timeout(PATIENCE, kernel.changed()).await.is_err() {
-            tracing::warn!("{missing}; waiting");
+        match next_operation(&state, link, &self.tether) {
+            Ok(operation) => {
+                if matches!(operation, Operation::LinkUp { .. }) {
+                    quieten(&link.name);
+                }
+                tracing::debug!(%operation);
+                self.kernel.carry_out(&operation).await?;
+                Ok(Step::Done)
+            }
+            Err(Some(what)) => Ok(Step::Wait(format!("{}, the management NIC, has no {what}", link.name))),
+            Err(None) => Ok(Step::Ready(link.index)),
         }
     }
 }
 
-/// What is missing until the NIC can be used.
+/// How it goes with the NIC.
 enum Step {
-    Do(Operation),
-    Wait(&'static str),
-    Ready,
+    /// Something was done; there may be more.
+    Done,
+    /// Something only others can do is missing.
+    Wait(String),
+    /// The NIC of this index can be used.
+    Ready(u32),
 }
 
-fn next_step(state: &KernelState, link: &Link, tether: &Tether) -> Step {
+/// What is to be done next; else what is waited for, or `None` when the NIC can be used.
+fn next_operation(
+    state: &KernelState,
+    link: &Link,
+    tether: &Tether,
+) -> Result<Operation, Option<&'static str>> {
     let named = link.name == NAME || state.links.iter().any(|other| other.name == NAME);
     if !link.up && !named {
         let (from, to) = (link.name.clone(), NAME.to_owned());
-        return Step::Do(Operation::Rename { link: link.index, from, to });
+        return Ok(Operation::Rename { link: link.index, from, to });
     }
     if !link.up {
-        return Step::Do(Operation::LinkUp { link: link.index, name: link.name.clone() });
+        return Ok(Operation::LinkUp { link: link.index, name: link.name.clone() });
     }
     let wanted = |prefix: Prefix| match tether.address {
         Some(address) => prefix == address,
@@ -73,14 +118,14 @@ fn next_step(state: &KernelState, link: &Link, tether: &Tether) -> Step {
     };
     let address = state.addresses.iter().find(|a| a.link == link.index && wanted(a.prefix));
     match address {
-        None => Step::Do(Operation::AddAddress(Address {
+        None => Ok(Operation::AddAddress(Address {
             protocol: PROTOCOL,
             nodad: true,
             ..Address::ours(link.index, tether.address.unwrap_or_else(|| link_local(tether.mac)))
         })),
-        _ if !link.carrier => Step::Wait("carrier"),
-        Some(address) if address.tentative => Step::Wait("usable address yet"),
-        Some(_) => Step::Ready,
+        _ if !link.carrier => Err(Some("carrier")),
+        Some(address) if address.tentative => Err(Some("usable address yet")),
+        Some(_) => Err(None),
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tether_wire::{
     boot::Boot,
     check::EMBEDDED_DNS,
-    message::{EventKind, Exit, Failed, FromHost, NamesFailed, Received, Verified},
+    message::{EventKind, Exit, Failed, Failure, FromHost, Phase, Received, Verified},
     names::NameTables,
     problem::Problem,
     state::{DesiredState, Workload},
@@ -20,12 +20,12 @@ use tokio::{
 use crate::{
     agent::{Agent, sleep_until_some},
     boot::{self, DocumentError},
-    channel::Channel,
+    channel::{Channel, Incoming},
     dns,
     files::Files,
     init::{self, Running},
     kernel::{Kernel, KernelError},
-    management,
+    management::Management,
 };
 
 /// How often the status is sent when nothing changes.
@@ -93,8 +93,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         (Some(path), _) => by_file(Agent::new(kernel, dns, files, nic), &boot, path).await,
         (None, Some(tether)) => {
             tracing::info!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
-            let index = management::make_ready(&kernel, &tether).await?;
-            let channel = Channel::start(boot.guest.clone(), tether, index);
+            let channel = Channel::start(boot.guest.clone(), Management::new(tether)?);
             by_host(Agent::new(kernel, dns, files, nic), &boot, channel).await
         }
         (None, None) => Err(RunError::NoHost),
@@ -107,8 +106,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
 enum Told {
     Verified(Verified),
     Failed(Failed),
-    NamesFailed(NamesFailed),
-    Unreadable(Problem),
+    Unreadable { message: String },
 }
 
 /// Takes the desired state from a file, again at each SIGHUP.
@@ -119,7 +117,7 @@ async fn by_file(mut agent: Agent, boot: &Boot, path: PathBuf) -> Result<(), Run
     loop {
         generation += 1;
         let told = match boot::read_json::<StateFile>(&path) {
-            Err(error) => Told::Unreadable(Problem::new(path.display().to_string(), error.to_string())),
+            Err(error) => Told::Unreadable { message: error.to_string() },
             Ok(file) => apply_file(&mut agent, generation, &file).await,
         };
         // Standard output is for a program to read: the result and nothing else.
@@ -142,12 +140,25 @@ async fn by_file(mut agent: Agent, boot: &Boot, path: PathBuf) -> Result<(), Run
     }
 }
 
+/// Puts both parts of a file in force, or neither. Problems of both are told together, those of
+/// the names under `names.`.
 async fn apply_file(agent: &mut Agent, generation: u64, file: &StateFile) -> Told {
-    if let Err(failed) = agent.set_names(generation, &file.names) {
-        return Told::NamesFailed(failed);
+    let mut problems = file.state.check().err().unwrap_or_default();
+    if let Err(wrong) = file.names.check() {
+        problems.extend(
+            wrong.into_iter().map(|problem| Problem { path: format!("names.{}", problem.path), ..problem }),
+        );
+    }
+    let failed = |failure| Told::Failed(Failed { generation, failure });
+    let refused = |phase, problems| Failure { phase, problems, operation: None, restored: true };
+    if !problems.is_empty() {
+        return failed(refused(Phase::Check, problems));
     }
     match agent.apply(generation, &file.state).await {
-        Ok(verified) => Told::Verified(verified),
+        Ok(verified) => match agent.set_names(generation, &file.names) {
+            Ok(_) => Told::Verified(verified),
+            Err(names) => failed(refused(Phase::Generation, names.problems)),
+        },
         Err(failed) => Told::Failed(failed),
     }
 }
@@ -161,39 +172,44 @@ async fn by_host(mut agent: Agent, boot: &Boot, mut channel: Channel) -> Result<
     let mut power_off_at = None;
     loop {
         tokio::select! {
-            message = channel.inbox.recv() => match message {
-                Some(FromHost::Apply(apply)) => {
-                    channel.reply(Received { generation: apply.generation }).await;
+            incoming = channel.recv() => {
+                let Some(Incoming { connection, message }) = incoming else { return Ok(()) };
+                match message {
+                FromHost::Apply(apply) => {
+                    channel.reply(connection, Received { generation: apply.generation }).await;
                     match agent.apply(apply.generation, &apply.state).await {
                         Ok(verified) => {
                             channel.in_force(agent.applied(), agent.names());
-                            channel.reply(verified).await;
+                            channel.reply(connection, verified).await;
                             let workload = agent.workload().or(boot.workload.as_ref());
                             machine.start(workload, &mut |event| channel.event(event));
                         }
-                        Err(failed) => channel.reply(failed).await,
+                        Err(failed) => channel.reply(connection, failed).await,
                     }
                     status_due = Some(Instant::now());
                 }
-                Some(FromHost::Names(names)) => match agent.set_names(names.version, &names.tables) {
+                FromHost::Names(names) => {
+                    match agent.set_names(names.version, &names.tables) {
                     Ok(applied) => {
                         channel.in_force(agent.applied(), agent.names());
-                        channel.reply(applied).await;
+                        channel.reply(connection, applied).await;
                     }
-                    Err(failed) => channel.reply(failed).await,
-                },
-                Some(FromHost::Stop(stop)) => machine.stop(Duration::from_millis(stop.grace_ms.into())),
-                Some(FromHost::ExitSeen(_)) => {
+                    Err(failed) => channel.reply(connection, failed).await,
+                    }
+                    status_due.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
+                }
+                FromHost::Stop(stop) => machine.stop(Duration::from_millis(stop.grace_ms.into())),
+                FromHost::ExitSeen(_) => {
                     channel.exit_seen();
                     if power_off_at.is_some() {
                         init::power_off();
                     }
                 }
                 // The session answers these itself, and a greeting comes once.
-                Some(FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_)) => {}
-                None => return Ok(()),
-            },
-            () = agent.kernel_changed() => {
+                FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
+                }
+            }
+            () = agent.changed() => {
                 status_due.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
             }
             _ = period.tick() => status_due = Some(Instant::now()),
@@ -224,6 +240,7 @@ struct Machine {
     kill_at: Option<Instant>,
     children: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
 }
 
 enum State {
@@ -251,6 +268,7 @@ impl Machine {
             kill_at: None,
             children: signal(SignalKind::child())?,
             terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
@@ -295,20 +313,26 @@ impl Machine {
             {
                 return Ending::Workload(exit);
             }
-            tokio::select! {
-                _ = self.children.recv() => self.reap(),
-                _ = self.terminate.recv() => {
-                    if !init::is_process_1() {
-                        return Ending::Terminated;
-                    }
-                    self.stop(STOP_GRACE);
+            let told_to_stop = tokio::select! {
+                _ = self.terminate.recv() => true,
+                _ = self.interrupt.recv() => true,
+                _ = self.children.recv() => {
+                    self.reap();
+                    false
                 }
                 () = sleep_until_some(self.kill_at) => {
                     self.kill_at = None;
                     if let State::Running(running) = &self.workload {
                         running.signal(Signal::SIGKILL);
                     }
+                    false
                 }
+            };
+            if told_to_stop && !init::is_process_1() {
+                return Ending::Terminated;
+            }
+            if told_to_stop {
+                self.stop(STOP_GRACE);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! booted on it once, under a time limit, and the outcome is kept beside the image for as long
 //! as this host is up.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::machine::{Image, base_arguments};
+use crate::machine::{Image, base_arguments, spawn};
 
 /// How long a machine on a good KVM may take to show its first sign of life. Firecracker's
 /// promise is 125 ms; the kernel's decompression and a slow disk are forgiven.
@@ -38,6 +38,14 @@ impl Accelerator {
 
     /// Finds out, by booting `image` on KVM unless that was done since this host started.
     pub async fn find(image: &Image) -> Self {
+        // Who may not open it cannot use it, whatever was found out for somebody else. Opened
+        // elsewhere, because a broken driver may keep whoever opens it.
+        let opens = tokio::task::spawn_blocking(|| {
+            fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+        });
+        if !matches!(timeout(LIMIT, opens).await, Ok(Ok(true))) {
+            return Self::Tcg;
+        }
         let note = image.directory.join("accelerator");
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let noted = fs::read_to_string(&note).unwrap_or_default();
@@ -46,28 +54,21 @@ impl Accelerator {
                 return known;
             }
         }
-        let found = if probe(image).await { Self::Kvm } else { Self::Tcg };
+        // Only what a machine has shown is worth noting.
+        let Some(boots) = probe(image).await else { return Self::Tcg };
+        let found = if boots { Self::Kvm } else { Self::Tcg };
         // An image nobody may write beside is probed each time.
         let _ = fs::write(note, format!("{}{}", boot_id, found.name()));
         found
     }
 }
 
-/// Whether a machine on KVM comes as far as process 1.
-async fn probe(image: &Image) -> bool {
-    if fs::OpenOptions::new().read(true).write(true).open(Path::new("/dev/kvm")).is_err() {
-        return false;
-    }
-    let machine = Command::new("qemu-system-x86_64")
-        .args(base_arguments(image, Accelerator::Kvm, 128))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    let Ok(mut machine) = machine else { return false };
-    let Some(console) = machine.stdout.take() else { return false };
-    let mut lines = BufReader::new(console).split(b'\n');
+/// Whether a machine on KVM comes as far as process 1, `None` when there is no machine.
+async fn probe(image: &Image) -> Option<bool> {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(base_arguments(image, Accelerator::Kvm, 128)).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut machine = spawn(&mut command, &[]).ok()?;
+    let mut lines = BufReader::new(machine.stdout.take()?).split(b'\n');
     let alive = timeout(LIMIT, async {
         while let Ok(Some(line)) = lines.next_segment().await {
             if String::from_utf8_lossy(&line).contains(": process 1") {
@@ -77,7 +78,7 @@ async fn probe(image: &Image) -> bool {
         false
     });
     let alive = alive.await.unwrap_or(false);
-    // It has shown what it can; kill waits until it is gone.
-    let _ = machine.kill().await;
-    alive
+    // One that hangs in the kernel may not even die; it is left to the kernel then.
+    let _ = timeout(LIMIT, machine.kill()).await;
+    Some(alive)
 }

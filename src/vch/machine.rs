@@ -92,16 +92,16 @@ pub async fn start(
     command.args(["-fw_cfg", &format!("name=opt/tether/boot.json,file={boot_path}")]);
     let mut kept = vec![boot];
 
-    let management = (&plan.management_bridge, container.management_mac, Nic::VirtioNet);
-    let others = container
-        .endpoints
-        .iter()
-        .map(|endpoint| (&plan.networks[endpoint.network].bridge, endpoint.mac, container.nic));
-    for (n, (bridge, mac, nic)) in [management].into_iter().chain(others).enumerate() {
+    let management = (&plan.management_bridge, None, container.management_mac, Nic::VirtioNet);
+    let others = container.endpoints.iter().map(|endpoint| {
+        let network = &plan.networks[endpoint.network];
+        (&network.bridge, network.mtu, endpoint.mac, container.nic)
+    });
+    for (n, (bridge, mtu, mac, nic)) in [management].into_iter().chain(others).enumerate() {
         let tap = Tap::new().map_err(MachineError::Tap)?;
         let index =
             nix::net::if_::if_nametoindex(tap.name.as_str()).map_err(|e| MachineError::Tap(e.into()))?;
-        networks.attach(index, bridge).await?;
+        networks.attach(index, bridge, mtu).await?;
         let device = match nic {
             Nic::VirtioNet => "virtio-net-pci,disable-legacy=on",
             Nic::Vmxnet3 => "vmxnet3",
@@ -112,9 +112,17 @@ pub async fn start(
         kept.push(tap.file);
     }
 
+    spawn(command.stdout(console), &kept).map_err(MachineError::Start)
+}
+
+/// Starts QEMU with the files in `kept` open under their own numbers.
+///
+/// It dies with the thread that started it, and so with this process. It has a process group of
+/// its own: Ctrl-C at the terminal is for vch, which stops it in order.
+pub(crate) fn spawn(command: &mut Command, kept: &[File]) -> io::Result<Child> {
     let descriptors: Vec<i32> = kept.iter().map(AsRawFd::as_raw_fd).collect();
-    // SAFETY: between fork and exec only two system calls are made, no allocation and no lock;
-    // the descriptors are open, because `kept` lives until after the spawn.
+    // SAFETY: between fork and exec only system calls are made, no allocation and no lock; the
+    // descriptors are open, because `kept` outlives the spawn.
     unsafe {
         command.pre_exec(move || {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -125,16 +133,7 @@ pub async fn start(
             Ok(())
         });
     }
-    // A process group of its own: Ctrl-C at the terminal is for vch, which stops it in order.
-    command.process_group(0).kill_on_drop(true);
-    let process = command
-        .stdin(Stdio::null())
-        .stdout(console)
-        .stderr(Stdio::inherit())
-        .spawn()
-        .map_err(MachineError::Start)?;
-    drop(kept);
-    Ok(process)
+    command.process_group(0).kill_on_drop(true).stdin(Stdio::null()).spawn()
 }
 
 /// The boot document in a file that has no name and no place on a disk: it goes with the

@@ -12,7 +12,7 @@ use netlink_packet_route::{
     link::LinkAttribute,
 };
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, packet_core::ErrorMessage};
-use tether_wire::value::{IfName, Prefix};
+use tether_wire::value::{IfName, MacAddr, Prefix};
 use tokio::time::timeout;
 
 use crate::plan::Plan;
@@ -56,10 +56,10 @@ impl Networks {
     /// Makes every bridge of the plan with the host's addresses on it. Returns the index of the
     /// management network's bridge.
     pub async fn make(&self, plan: &Plan) -> Result<u32, NetworkError> {
-        let management = self.bridge(&plan.management_bridge, None).await?;
+        let management = self.bridge(&plan.management_bridge, plan.management_mac(), None).await?;
         self.address(management, plan.management_address).await?;
         for network in &plan.networks {
-            let bridge = self.bridge(&network.bridge, network.mtu).await?;
+            let bridge = self.bridge(&network.bridge, network.mac, network.mtu).await?;
             for gateway in &network.gateways {
                 self.address(bridge, *gateway).await?;
             }
@@ -67,19 +67,23 @@ impl Networks {
         Ok(management)
     }
 
-    /// Puts a device on a bridge and brings it up.
-    pub async fn attach(&self, device: u32, bridge: &IfName) -> Result<(), NetworkError> {
+    /// Puts a device on a bridge and brings it up. The MTU has to be the bridge's: longer packets
+    /// towards the device would be dropped without a word.
+    pub async fn attach(&self, device: u32, bridge: &IfName, mtu: Option<u32>) -> Result<(), NetworkError> {
         let what = format!("put link {device} on {bridge}");
         let Some(bridge) = self.index(bridge).await? else {
             return Err(NetworkError::Refused { what, source: no_such_device() });
         };
-        let message = LinkUnspec::new_with_index(device).controller(bridge).up().build();
+        let mut message = LinkUnspec::new_with_index(device).controller(bridge).up().build();
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         within(what, self.handle.link().set(message).execute()).await
     }
 
-    async fn bridge(&self, name: &IfName, mtu: Option<u32>) -> Result<u32, NetworkError> {
+    /// Makes a bridge, or finds it. Its MAC address is its own: one that follows the ports, as a
+    /// bridge's does by default, leaves every neighbour with an old one when a machine starts.
+    async fn bridge(&self, name: &IfName, mac: MacAddr, mtu: Option<u32>) -> Result<u32, NetworkError> {
         if self.index(name).await?.is_none() {
-            let message = LinkBridge::new(name.as_str()).build();
+            let message = LinkBridge::new(name.as_str()).address(mac.bytes().to_vec()).build();
             within(format!("make bridge {name}"), self.handle.link().add(message).execute()).await?;
         }
         let what = format!("find bridge {name}");

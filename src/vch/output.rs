@@ -87,7 +87,7 @@ impl Output {
             if said.is_empty() {
                 return;
             }
-            said.lines().map(|line| Self::prefixed(at, guest, line)).collect::<Vec<_>>().join("\n")
+            said.lines().map(|line| Self::prefixed(at, guest, &clean(line))).collect::<Vec<_>>().join("\n")
         };
         // Standard output gone means that nobody wants to know.
         let _ = writeln!(std::io::stdout().lock(), "{text}");
@@ -97,6 +97,11 @@ impl Output {
         let who = if guest.is_empty() { "vch" } else { guest };
         format!("{:7.3} s  {who:<8} {line}", at.as_secs_f64())
     }
+}
+
+/// A line without what a terminal would obey: a guest says what it likes.
+pub(crate) fn clean(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
 /// News for a person; empty for what only programs want.

@@ -43,6 +43,8 @@ pub struct PlannedNetwork {
     pub bridge: IfName,
     /// The host's own addresses on it, the containers' gateways.
     pub gateways: Vec<Prefix>,
+    /// The bridge's MAC address, so that it does not change with the ports'.
+    pub mac: MacAddr,
     /// The MTU of everything on it.
     pub mtu: Option<u32>,
 }
@@ -113,6 +115,9 @@ impl Plan {
             networks,
             containers,
         });
+        if let Some(plan) = &plan {
+            plan.check_documents(&mut problems);
+        }
         match (plan, problems.into_result(())) {
             (Some(plan), Ok(())) => Ok(plan),
             (_, Err(problems)) => Err(problems),
@@ -121,9 +126,29 @@ impl Plan {
         }
     }
 
+    /// What the file says in a container's own words may be no good in a document: it is found
+    /// here, and not when a guest is to have it.
+    fn check_documents(&self, problems: &mut Problems) {
+        for container in &self.containers {
+            let documents = [
+                self.boot_document(container).check().err(),
+                self.desired_state(container).check().err(),
+                self.names(container, |_| true).check().err(),
+            ];
+            for problem in documents.into_iter().flatten().flatten() {
+                problems.add(format!("container {}", container.id), problem.to_string());
+            }
+        }
+    }
+
     /// The container of this name.
     pub fn container(&self, name: &str) -> Option<&PlannedContainer> {
         self.containers.iter().find(|container| container.id.to_string() == name)
+    }
+
+    /// The MAC address of the management network's bridge.
+    pub fn management_mac(&self) -> MacAddr {
+        hashed_mac(&format!("bridge {}", self.management_bridge))
     }
 
     /// What a container's guest knows before it has a channel.
@@ -241,7 +266,8 @@ fn plan_network(path: &str, network: &Network, problems: &mut Problems) -> Optio
     let [a, b, c] = [a, b, c].map(|pair| u16::from_be_bytes(*pair));
     let bridge = problems.keep(path, format!("br-{a:04x}{b:04x}{c:04x}").parse::<IfName>())?;
     let gateways = subnets.iter().filter_map(|subnet| host_number(*subnet, 1)).collect();
-    let planned = PlannedNetwork { name: network.name.clone(), bridge, gateways, mtu: network.mtu };
+    let mac = hashed_mac(&format!("bridge {}", network.name));
+    let planned = PlannedNetwork { name: network.name.clone(), bridge, gateways, mac, mtu: network.mtu };
     Some((planned, Pool::new(subnets)))
 }
 

@@ -89,6 +89,11 @@ pub fn read_plan(path: &Path) -> Result<Plan, ServeError> {
 ///
 /// SIGHUP reads the configuration again and pushes what has changed to the guests.
 pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Result<(), ServeError> {
+    // First of all: a signal that comes while machines start waits until they can be stopped.
+    let mut again = signal(SignalKind::hangup())?;
+    let mut show = signal(SignalKind::user_defined1())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut plan = read_plan(config)?;
     let image = image.map(Image::open).transpose()?;
     let networks = Networks::open()?;
@@ -108,16 +113,18 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
     let mut machines = Machines::new(image, networks.clone(), output.clone()).await;
     machines.start_new(&plan).await?;
 
-    let mut again = signal(SignalKind::hangup())?;
-    let mut show = signal(SignalKind::user_defined1())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let mut give_up = None;
     loop {
         let stop = tokio::select! {
             event = events.recv() => {
                 match event {
-                    Ok(event) => guests.heard(event, &plan),
+                    Ok(event) => {
+                        // Whoever was away when all were told to stop hears it now.
+                        if give_up.is_some() && matches!(event.kind, EventKind::Connected(_)) {
+                            guests.stop(&plan);
+                        }
+                        guests.heard(event, &plan);
+                    }
                     Err(RecvError::Lagged(lost)) => {
                         output.tell("", &News::Trouble { message: format!("{lost} events lost") });
                     }
@@ -154,9 +161,11 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
             }
             return Ok(());
         }
-        if stop && give_up.is_none() {
+        if stop {
             guests.stop(&plan);
-            give_up = Some(Instant::now() + GRACE + POWER_OFF);
+            // Told twice is meant: no more patience.
+            let patience = if give_up.is_none() { GRACE + POWER_OFF } else { Duration::ZERO };
+            give_up = Some(Instant::now() + patience);
         }
     }
 }
@@ -256,10 +265,9 @@ async fn watch(name: String, mut machine: Child, output: Output) {
         let mut console = BufReader::new(console);
         let mut line = Vec::new();
         while read_line(&mut console, &mut line).await {
-            let text = String::from_utf8_lossy(&line);
             // A console ends its lines with CR LF, and programs draw on it with escapes.
-            let clean: String = text.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-            output.tell(&name, &News::Console { line: clean });
+            let line = output::clean(&String::from_utf8_lossy(&line));
+            output.tell(&name, &News::Console { line });
         }
     }
     let status = match machine.wait().await {

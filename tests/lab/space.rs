@@ -34,7 +34,9 @@ impl Space {
             fs::write(etc.path().join(file), content).expect("a file in it");
         }
         let mut holder = Command::new("setpriv");
-        let script = "mount --bind \"$0\" /etc && ip link set lo up && echo ready && exec sleep 600";
+        // A new namespace may inherit the machine's forwarding, and networks would not be apart.
+        let script = "mount --bind \"$0\" /etc && ip link set lo up && echo 0 > /proc/sys/net/ipv4/ip_forward \
+                      && echo ready && exec sleep 600";
         holder
             .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "sh", "-c", script])
             .arg(etc.path());

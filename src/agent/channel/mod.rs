@@ -1,6 +1,6 @@
 //! The tether from the guest's side: dial, greet, carry messages, notice silence, come back.
 //!
-//! It knows nothing of routes or names: messages come out of [`Channel::inbox`], and what goes
+//! It knows nothing of routes or names: messages come out of [`Channel::recv`], and what goes
 //! in is sent when there is a host to send it to. Everything above [`dial`] takes any byte
 //! stream.
 
@@ -8,35 +8,67 @@ mod backoff;
 mod dial;
 mod session;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use tether_wire::{
-    boot::Tether,
     message::{Event, EventKind, Exit, FromGuest, FromHost},
     status::{Stamp, Status},
     value::GuestId,
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::report;
+use crate::{management::Management, report};
 use backoff::Backoff;
 
 /// How many messages wait in each direction. The host sends few and waits for answers; replies
 /// are one for each of its messages.
 const QUEUE: usize = 64;
 
+/// A connection that lived this long was a good one: the next is tried without delay.
+const GOOD: Duration = Duration::from_secs(5);
+
 /// The agent's end of the channel.
 #[derive(Debug)]
 pub struct Channel {
-    /// What the host says, across reconnections.
-    pub inbox: mpsc::Receiver<FromHost>,
-    outbox: mpsc::Sender<FromGuest>,
+    inbox: mpsc::Receiver<Incoming>,
+    outbox: mpsc::Sender<Outgoing>,
     state: watch::Sender<State>,
-    dropped_events: u64,
-    skipped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+/// What the agent's end and the sessions share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The number of the connection that is up, 0 when none is.
+    connection: AtomicU64,
+    /// Frames of unknown type or version.
+    skipped: AtomicU64,
+    /// Events that were dropped.
+    dropped: AtomicU64,
+}
+
+/// A message and the connection it came by.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The connection: answers are for nobody else.
+    pub connection: u64,
+    /// What the host says.
+    pub message: FromHost,
+}
+
+/// A message to the host.
+#[derive(Debug)]
+struct Outgoing {
+    /// The connection it is for, `None` for whoever listens.
+    connection: Option<u64>,
+    message: FromGuest,
 }
 
 /// What the host is told at every connection, or as soon as it changes: the newest replaces
@@ -51,37 +83,53 @@ struct State {
 }
 
 impl Channel {
-    /// Starts to dial `tether`, whose NIC has the index `nic`, for as long as the process lives.
-    pub fn start(guest: GuestId, tether: Tether, nic: u32) -> Self {
+    /// Starts to dial the host of `management`, for as long as the process lives.
+    pub fn start(guest: GuestId, management: Management) -> Self {
         let (to_agent, inbox) = mpsc::channel(QUEUE);
         let (outbox, from_agent) = mpsc::channel(QUEUE);
         let (state, watched) = watch::channel(State::default());
-        let skipped = Arc::new(AtomicU64::new(0));
+        let shared = Arc::new(Shared::default());
         let session = session::Session {
             guest,
             boot_id: report::boot_id(),
+            number: 0,
             inbox: to_agent,
             outbox: from_agent,
+            kept: VecDeque::new(),
             state: watched,
-            skipped: Arc::clone(&skipped),
+            shared: Arc::clone(&shared),
         };
-        tokio::spawn(keep_connected(session, tether, nic));
-        Self { inbox, outbox, state, dropped_events: 0, skipped }
+        tokio::spawn(keep_connected(session, management));
+        Self { inbox, outbox, state, shared }
     }
 
-    /// Answers the host. Waits when the queue is full; a reply is never dropped while the
-    /// session lives.
-    pub async fn reply(&self, message: impl Into<FromGuest>) {
+    /// The next thing the host says. What an earlier connection left behind is dropped: its host
+    /// may be another by now, and has counted anew. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Incoming> {
+        loop {
+            let incoming = self.inbox.recv().await?;
+            if incoming.connection == self.shared.connection.load(Relaxed) {
+                return Some(incoming);
+            }
+        }
+    }
+
+    /// Answers what came by `connection`. Waits while the queue is full; dropped once that
+    /// connection is gone.
+    pub async fn reply(&self, connection: u64, message: impl Into<FromGuest>) {
+        let outgoing = Outgoing { connection: Some(connection), message: message.into() };
         // The session task lives as long as the process.
-        let _ = self.outbox.send(message.into()).await;
+        let _ = self.outbox.send(outgoing).await;
     }
 
     /// Tells the host of something that happened. Dropped, and counted, when the host does not
     /// keep up.
-    pub fn event(&mut self, kind: EventKind) {
-        let event = Event { uptime_ms: report::uptime_ms(), dropped: self.dropped_events, kind };
-        if self.outbox.try_send(event.into()).is_err() {
-            self.dropped_events += 1;
+    pub fn event(&self, kind: EventKind) {
+        let dropped = self.shared.dropped.load(Relaxed);
+        let event = Event { uptime_ms: report::uptime_ms(), dropped, kind };
+        let outgoing = Outgoing { connection: None, message: event.into() };
+        if self.outbox.try_send(outgoing).is_err() {
+            self.shared.dropped.fetch_add(1, Relaxed);
         }
     }
 
@@ -115,30 +163,34 @@ impl Channel {
 
     /// Frames of unknown type or version so far.
     pub fn skipped_frames(&self) -> u64 {
-        self.skipped.load(Relaxed)
+        self.shared.skipped.load(Relaxed)
     }
 }
 
-async fn keep_connected(mut session: session::Session, tether: Tether, nic: u32) {
+async fn keep_connected(mut session: session::Session, management: Management) {
     let mut backoff = Backoff::default();
     let mut told = None;
     loop {
-        let lost = match dial::dial(&tether, nic).await {
+        // Each time anew: the NIC may have been unplugged and come back as another device.
+        let nic = session.meanwhile(management.make_ready()).await;
+        let tether = management.tether();
+        let lost = match session.meanwhile(dial::dial(tether, nic)).await {
             Ok(stream) => {
+                let began = Instant::now();
                 let end = session.run(stream).await;
-                if end.was_welcome() {
+                if end.was_welcome() && began.elapsed() > GOOD {
                     backoff = Backoff::default();
                     told = None;
                 }
                 end.to_string()
             }
-            Err(error) => format!("cannot reach {}: {error}", dial::peer(&tether, nic)),
+            Err(error) => format!("cannot reach {}: {error}", dial::peer(tether, nic)),
         };
         // The same trouble again and again is one line on the console.
         if told.as_ref() != Some(&lost) {
             tracing::warn!("{lost}; trying on");
             told = Some(lost);
         }
-        tokio::time::sleep(backoff.next(rand::random())).await;
+        session.meanwhile(tokio::time::sleep(backoff.next(rand::random()))).await;
     }
 }

@@ -1,11 +1,9 @@
 //! One connection's life, over any byte stream.
 
 use std::{
+    collections::VecDeque,
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -24,7 +22,7 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::State;
+use super::{Incoming, Outgoing, QUEUE, Shared, State};
 
 /// How long the host may take to answer the greeting, and either end to take what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,10 +33,14 @@ const SILENT_INTERVALS: u32 = 3;
 pub(super) struct Session {
     pub(super) guest: GuestId,
     pub(super) boot_id: String,
-    pub(super) inbox: mpsc::Sender<FromHost>,
-    pub(super) outbox: mpsc::Receiver<FromGuest>,
+    /// The number of the newest connection.
+    pub(super) number: u64,
+    pub(super) inbox: mpsc::Sender<Incoming>,
+    pub(super) outbox: mpsc::Receiver<Outgoing>,
+    /// Events that wait for the next connection.
+    pub(super) kept: VecDeque<FromGuest>,
     pub(super) state: watch::Receiver<State>,
-    pub(super) skipped: Arc<AtomicU64>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// Why a connection ended.
@@ -96,11 +98,38 @@ impl Session {
             Err(_) => return End::NoWelcome(format!("no answer in {PATIENCE:?}")),
         };
         tracing::info!(protocol = welcome.protocol, host = welcome.host_version, "tether up");
-        let kept = self.events_of_before();
-        match self.carry(&mut stream, Duration::from_millis(welcome.heartbeat_ms.into()), kept).await {
+        self.number += 1;
+        self.shared.connection.store(self.number, Relaxed);
+        let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
+        let carried = self.carry(&mut stream, heartbeat).await;
+        self.shared.connection.store(0, Relaxed);
+        match carried {
             Ok(()) => End::Lost("the agent is stopping".to_owned()),
             Err(broken) => End::Lost(broken.to_string()),
         }
+    }
+
+    /// Does `something` while there is no connection: replies go nowhere, so that the agent never
+    /// waits for a host that is away, and events are kept for the next one.
+    pub(super) async fn meanwhile<T>(&mut self, something: impl Future<Output = T>) -> T {
+        let mut something = std::pin::pin!(something);
+        loop {
+            tokio::select! {
+                done = &mut something => return done,
+                Some(outgoing) = self.outbox.recv() => self.keep(outgoing),
+            }
+        }
+    }
+
+    fn keep(&mut self, outgoing: Outgoing) {
+        if outgoing.connection.is_some() {
+            return;
+        }
+        if self.kept.len() == QUEUE {
+            self.kept.pop_front();
+            self.shared.dropped.fetch_add(1, Relaxed);
+        }
+        self.kept.push_back(outgoing.message);
     }
 
     /// Says hello and waits for the welcome.
@@ -130,26 +159,18 @@ impl Session {
                 Some(FromHost::Welcome(welcome)) => return check_welcome(welcome).map_err(no_welcome),
                 Some(FromHost::Refused(refused)) => return Err(End::Refused(refused.reason)),
                 Some(_) => return Err(no_welcome("it has begun with another message".to_owned())),
-                None => drop(self.skipped.fetch_add(1, Relaxed)),
+                None => drop(self.shared.skipped.fetch_add(1, Relaxed)),
             }
         }
     }
 
-    /// Takes what was queued for an earlier connection: events are still news, replies mean
-    /// nothing to a host that may have counted anew.
-    fn events_of_before(&mut self) -> Vec<FromGuest> {
-        let queued = std::iter::from_fn(|| self.outbox.try_recv().ok());
-        queued.filter(|message| matches!(message, FromGuest::Event(_))).collect()
-    }
-
-    /// Carries messages both ways, `kept` first; `Ok` when the agent itself is going away.
+    /// Carries messages both ways, kept events first; `Ok` when the agent itself is going away.
     async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
         stream: &mut Stream<S>,
         heartbeat: Duration,
-        kept: Vec<FromGuest>,
     ) -> Result<(), Broken> {
-        for event in kept {
+        while let Some(event) = self.kept.pop_front() {
             send(stream, event).await?;
         }
         let silence = heartbeat * SILENT_INTERVALS;
@@ -175,15 +196,16 @@ impl Session {
                         Some(FromHost::Ping(Ping { nonce })) => send(stream, Pong { nonce }).await?,
                         Some(FromHost::Pong(_)) => {}
                         Some(message) => {
-                            if self.inbox.try_send(message).is_err() {
+                            if self.inbox.try_send(Incoming { connection: self.number, message }).is_err() {
                                 return Ok(());
                             }
                         }
-                        None => drop(self.skipped.fetch_add(1, Relaxed)),
+                        None => drop(self.shared.skipped.fetch_add(1, Relaxed)),
                     }
                 }
-                message = self.outbox.recv() => match message {
-                    Some(message) => send(stream, message).await?,
+                outgoing = self.outbox.recv() => match outgoing {
+                    Some(Outgoing { connection: Some(other), .. }) if other != self.number => {}
+                    Some(outgoing) => send(stream, outgoing.message).await?,
                     None => return Ok(()),
                 },
                 changed = self.state.changed() => {
@@ -240,8 +262,8 @@ mod tests {
 
     struct Ends {
         session: Session,
-        inbox: mpsc::Receiver<FromHost>,
-        outbox: mpsc::Sender<FromGuest>,
+        inbox: mpsc::Receiver<Incoming>,
+        outbox: mpsc::Sender<Outgoing>,
         _state: watch::Sender<State>,
         stream: DuplexStream,
         host: Stream<DuplexStream>,
@@ -256,10 +278,12 @@ mod tests {
             session: Session {
                 guest: "server".parse().unwrap(),
                 boot_id: "b".into(),
+                number: 0,
                 inbox: to_agent,
                 outbox: from_agent,
+                kept: VecDeque::new(),
                 state: watched,
-                skipped: Arc::default(),
+                shared: Arc::default(),
             },
             inbox,
             outbox,
@@ -267,6 +291,10 @@ mod tests {
             stream,
             host: Framed::new(host, FrameCodec::new(Sender::Guest)),
         }
+    }
+
+    fn to(connection: u64, message: impl Into<FromGuest>) -> Outgoing {
+        Outgoing { connection: Some(connection), message: message.into() }
     }
 
     async fn hear(host: &mut Stream<DuplexStream>) -> FromGuest {
@@ -288,10 +316,12 @@ mod tests {
             say(&mut ends.host, WELCOME).await;
             say(&mut ends.host, Ping { nonce: 7 }).await;
             assert_eq!(hear(&mut ends.host).await, Pong { nonce: 7 }.into());
-            ends.outbox.send(Received { generation: 3 }.into()).await.unwrap();
+            ends.outbox.send(to(1, Received { generation: 3 })).await.unwrap();
             assert_eq!(hear(&mut ends.host).await, Received { generation: 3 }.into());
             say(&mut ends.host, tether_wire::message::ExitSeen).await;
-            assert!(matches!(ends.inbox.recv().await, Some(FromHost::ExitSeen(_))));
+            let incoming = ends.inbox.recv().await.unwrap();
+            assert_eq!(incoming.connection, 1);
+            assert!(matches!(incoming.message, FromHost::ExitSeen(_)));
             drop(ends.host);
         };
         let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
@@ -303,12 +333,18 @@ mod tests {
         let mut ends = ends();
         let kind = tether_wire::message::EventKind::WorkloadStarted { pid: 7 };
         let event = tether_wire::message::Event { uptime_ms: 1, dropped: 0, kind };
-        ends.outbox.send(Received { generation: 3 }.into()).await.unwrap();
-        ends.outbox.send(event.clone().into()).await.unwrap();
+        let news = || Outgoing { connection: None, message: event.clone().into() };
+        // Some while nobody is connected, some that the next connection finds waiting.
+        ends.outbox.send(to(0, Received { generation: 3 })).await.unwrap();
+        ends.outbox.send(news()).await.unwrap();
+        ends.session.meanwhile(tokio::time::sleep(Duration::from_secs(1))).await;
+        ends.outbox.send(to(0, Received { generation: 4 })).await.unwrap();
+        ends.outbox.send(news()).await.unwrap();
         let host = async {
             hear(&mut ends.host).await;
             say(&mut ends.host, WELCOME).await;
-            assert_eq!(hear(&mut ends.host).await, event.into());
+            assert_eq!(hear(&mut ends.host).await, event.clone().into());
+            assert_eq!(hear(&mut ends.host).await, event.clone().into());
             drop(ends.host);
         };
         let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
@@ -328,7 +364,7 @@ mod tests {
                 say(&mut ends.host, tether_wire::message::ExitSeen).await;
             }
             for generation in 0..20 {
-                ends.outbox.send(Received { generation }.into()).await.unwrap();
+                ends.outbox.send(to(1, Received { generation })).await.unwrap();
                 assert_eq!(hear(&mut ends.host).await, Received { generation }.into());
             }
             for _ in 0..100 {
@@ -385,6 +421,6 @@ mod tests {
             drop(ends.host);
         };
         let (_, ()) = tokio::join!(ends.session.run(ends.stream), host);
-        assert_eq!(ends.session.skipped.load(Relaxed), 1);
+        assert_eq!(ends.session.shared.skipped.load(Relaxed), 1);
     }
 }

@@ -22,7 +22,7 @@ use tether_wire::status::DnsCounters;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     time::{sleep, timeout},
 };
 
@@ -58,6 +58,7 @@ struct Shared {
     failed: AtomicU64,
     ignored: AtomicU64,
     condition: Mutex<Option<String>>,
+    changed: Notify,
 }
 
 impl Server {
@@ -76,6 +77,7 @@ impl Server {
             failed: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
             condition: Mutex::default(),
+            changed: Notify::new(),
         });
         let server = Self { shared: Arc::clone(&shared) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -106,6 +108,11 @@ impl Server {
         }
     }
 
+    /// Waits until the [condition](Self::condition) has changed. One caller at a time.
+    pub async fn changed(&self) {
+        self.shared.changed.notified().await;
+    }
+
     /// Why it does not listen, if it does not.
     pub fn condition(&self) -> Option<String> {
         self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -114,7 +121,13 @@ impl Server {
 
 /// Listens, for ever.
 async fn serve(address: SocketAddr, shared: Arc<Shared>) {
-    let set = |condition| *shared.condition.lock().unwrap_or_else(PoisonError::into_inner) = condition;
+    let set = |condition: Option<String>| {
+        let mut now = shared.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now != condition {
+            *now = condition;
+            shared.changed.notify_one();
+        }
+    };
     let (udp, tcp) = loop {
         match bind(address).await {
             Ok(sockets) => break sockets,

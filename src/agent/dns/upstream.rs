@@ -124,9 +124,10 @@ async fn ask_udp(server: SocketAddr, request: Message, patience: Duration) -> Re
 }
 
 async fn ask_tcp(server: SocketAddr, query: &Message, patience: Duration) -> Result<Message, NetError> {
+    // It owns the task that reads the connection, and ends it when dropped.
+    let provider = TokioRuntimeProvider::new();
     let asking = async {
-        let provider = TokioRuntimeProvider::new();
-        let tcp = TcpClientStream::exchange(server, None, patience, None, provider).await?;
+        let tcp = TcpClientStream::exchange(server, None, patience, None, provider.clone()).await?;
         let request = DnsRequest::new(as_request(query, true), DnsRequestOptions::default());
         tcp.send(request).first_answer().await
     };
