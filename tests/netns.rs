@@ -432,7 +432,7 @@ fn what_the_kernel_refuses_is_rolled_back_with_its_words() {
     assert_eq!(failure["operation"]["errno"], "EACCES", "{failure}");
     let words = failure["operation"]["kernel"].as_str().expect("the kernel's words");
     assert!(words.ends_with("IPv6 is disabled on this device"), "{words}");
-    assert_eq!(without_counters(&server_state(&alone.space)), without_counters(&before));
+    assert_eq!(settled(&server_state(&alone.space)), settled(&before));
     assert_eq!(fs::read(alone.space.etc().join("hosts")).expect("hosts"), hosts);
     // And a state that the kernel takes is still possible.
     let mut four = good();
@@ -440,9 +440,43 @@ fn what_the_kernel_refuses_is_rolled_back_with_its_words() {
     assert!(alone.again(&four)["verified"].is_object());
 }
 
-/// A state without what changes by itself.
-fn without_counters(state: &str) -> Vec<String> {
-    let mut lines: Vec<String> = state.lines().map(|line| line.trim_end().to_owned()).collect();
+#[test]
+fn what_cannot_be_verified_is_rolled_back_files_and_names_too() {
+    // Two NICs whose names move down by one, as a second NIC's do when the first is the tether's;
+    // the other end of the second is down, so that it never has a carrier.
+    let foreign = [
+        "ip link set ens3 name eth1",
+        "ip link set eth1 up",
+        "ip link add peer1 type veth peer name eth2 address 02:42:ac:13:00:02",
+        "ip link set eth2 up",
+        "ip address add 192.168.7.7/24 dev eth2",
+    ];
+    let mut alone = Alone::new("{\"state\": {}}", &foreign);
+    assert!(alone.told()["verified"].is_object());
+    let hosts = || fs::read(alone.space.etc().join("hosts")).expect("hosts");
+    let (before, files) = (server_state(&alone.space), hosts());
+    let mut two = good();
+    two["state"]["interfaces"].as_array_mut().expect("a list").push(json!({
+        "mac": "02:42:ac:13:00:02", "name": "eth1", "addresses": ["172.19.0.2/16"],
+    }));
+    let told = alone.again(&two);
+    let failure = &told["failed"]["failure"];
+    assert_eq!((&failure["phase"], &failure["restored"]), (&json!("verify"), &json!(true)), "{told}");
+    let problem = &failure["problems"][0];
+    assert_eq!(problem["path"], "interfaces[1]");
+    assert!(problem["message"].as_str().expect("a message").contains("no carrier"), "{problem}");
+    assert_eq!(settled(&server_state(&alone.space)), settled(&before));
+    assert_eq!(fs::read(alone.space.etc().join("hosts")).expect("hosts"), files);
+    assert_eq!(alone.space.run("hostname"), Space::new().run("hostname"));
+    // With a carrier it is verified.
+    alone.space.run("ip link set peer1 up");
+    assert!(alone.again(&two)["verified"].is_object());
+}
+
+/// A state without what changes by itself: the kernel's link-local addresses, and the order.
+fn settled(state: &str) -> Vec<String> {
+    let lines = state.lines().filter(|line| !line.contains("fe80::"));
+    let mut lines: Vec<String> = lines.map(|line| line.trim_end().to_owned()).collect();
     lines.sort();
     lines
 }

@@ -337,3 +337,40 @@ pub async fn sleep_until_some(at: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tether_wire::state::Dns;
+
+    use super::*;
+    use crate::plan::{Address, Link};
+
+    #[test]
+    fn nobody_asks_itself_for_names() {
+        let upstreams_of = |servers: &[&str]| {
+            let dns = Dns { upstreams: servers.iter().map(ToString::to_string).collect(), ..Dns::default() };
+            let desired = DesiredState { dns, ..DesiredState::default() }.check().unwrap();
+            let now = KernelState {
+                links: vec![Link { index: 7, name: "eth0".into(), ..Link::default() }],
+                addresses: vec![Address::ours(7, "172.18.0.2/16".parse().unwrap())],
+                routes: Vec::new(),
+            };
+            upstreams(&desired, &now).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(upstreams_of(&["172.18.0.2", "127.0.0.1", "::1", "172.18.0.1"]), ["172.18.0.1:53"]);
+        assert_eq!(upstreams_of(&["fe80::53%eth0", "fe80::53%eth9"]), ["[fe80::53%7]:53"]);
+    }
+
+    #[test]
+    fn numbers_only_grow() {
+        let stamp = |generation, content: &str| Stamp {
+            generation,
+            digest: state_digest(&DesiredState { hostname: content.into(), ..DesiredState::default() }),
+        };
+        assert!(judge(None, stamp(1, "a")).is_ok());
+        assert!(judge(Some(stamp(5, "a")), stamp(5, "a")).is_ok());
+        assert!(judge(Some(stamp(5, "a")), stamp(6, "a")).is_ok());
+        assert!(judge(Some(stamp(5, "a")), stamp(5, "b")).is_err());
+        assert!(judge(Some(stamp(5, "a")), stamp(4, "a")).is_err());
+    }
+}
