@@ -17,22 +17,23 @@ struct Machines {
     directory: TempDir,
 }
 
-/// Two containers that ping each other by name and go on.
-fn pair(server_nic: &str, client_nic: &str) -> String {
+/// Two containers that ping each other by name, with packets as long as the network takes, and go
+/// on.
+fn pair(server_nic: &str, client_nic: &str, mtu: u32) -> String {
     let container = |name: &str, nic: &str, script: &str| {
         format!(
             "[[container]]\nname = \"{name}\"\nnic = \"{nic}\"\nnetworks = [\"my-bridge-network\"]\n\
              command = [\"sh\", \"-c\", \"{script}\"]\n"
         )
     };
-    let ping = |peer: &str| format!("until ping -c 3 {peer}; do sleep 0.2; done");
+    let ping = |peer: &str| format!("until ping -c 3 -s {} {peer}; do sleep 0.2; done", mtu - 28);
     let server = format!("{}; exec sleep 100000", ping("client"));
     let client = format!(
         "{}; until nslookup added >/dev/null; do sleep 0.1; done; nslookup added; exec sleep 100000",
         ping("server")
     );
     format!(
-        "[[network]]\nname = \"my-bridge-network\"\nsubnets = [\"172.18.0.0/16\"]\n{}{}",
+        "[[network]]\nname = \"my-bridge-network\"\nsubnets = [\"172.18.0.0/16\"]\nmtu = {mtu}\n{}{}",
         container("server", server_nic, &server),
         container("client", client_nic, &client)
     )
@@ -91,7 +92,7 @@ fn of<'a>(guest: &'a str, event: &'a str) -> impl Fn(&Value) -> bool + 'a {
 
 #[test]
 fn two_guests_on_virtio_ping_each_other_by_name_and_stop_in_order() {
-    let machines = Machines::new(&pair("virtio-net", "virtio-net"));
+    let machines = Machines::new(&pair("virtio-net", "virtio-net", 1_500));
     let mut up = machines.up();
     both_have_pinged(&up);
     let status = up.next_json("a status", |line| line["detail"]["status"]["applied"].is_object());
@@ -109,7 +110,7 @@ fn two_guests_on_virtio_ping_each_other_by_name_and_stop_in_order() {
 /// Waits until each of the two has had three answers from the other, called by name.
 fn both_have_pinged(up: &Process) {
     for (guest, address) in [("client", "172.18.0.2"), ("server", "172.18.0.3")] {
-        for text in [&format!("64 bytes from {address}: seq=2"), "3 packets received"] {
+        for text in [&format!("1480 bytes from {address}: seq=2"), "3 packets received"] {
             said(up, |line| console(guest, text)(line), text);
         }
     }
@@ -136,14 +137,14 @@ fn exited_and_powered_off(up: &Process, guest: &str, exit: &Value) {
 
 #[test]
 fn one_guest_on_vmxnet3_and_a_host_that_is_killed_and_comes_back() {
-    let config = pair("virtio-net", "vmxnet3");
+    let config = pair("virtio-net", "vmxnet3", 9_000);
     let machines = Machines::new(&config);
     let serve = || Process::start(machines.vch(&["serve", "--json"]));
     let mut host = serve();
     host.next_json("the host", |line| line["event"] == "listening");
     let (server, client) = (machines.machine("server"), machines.machine("client"));
-    client.wait_for_line("64 bytes from 172.18.0.2: seq=2");
-    server.wait_for_line("64 bytes from 172.18.0.3: seq=2");
+    client.wait_for_line("8980 bytes from 172.18.0.2: seq=2");
+    server.wait_for_line("8980 bytes from 172.18.0.3: seq=2");
 
     host.kill();
     let mut host = serve();
