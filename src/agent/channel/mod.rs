@@ -1,7 +1,7 @@
 //! The tether from the guest's side: dial, greet, carry messages, notice silence, come back.
 //!
 //! It knows nothing of routes or names: messages come out of [`Channel::recv`], and what goes
-//! in is sent when there is a host to send it to. Everything above [`dial`] takes any byte
+//! in is sent when there is a host to send it to. Everything above `dial` takes any byte
 //! stream.
 
 mod backoff;

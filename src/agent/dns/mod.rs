@@ -2,7 +2,7 @@
 //!
 //! It runs on a thread of its own, so that a configuration being applied never delays an answer,
 //! and its sockets live as long as the agent: names and upstreams are swapped under it. Local
-//! names are answered by [`answer`], everything else goes to [`upstream`].
+//! names are answered by `answer`, everything else goes to `upstream`.
 
 mod answer;
 mod upstream;
