@@ -221,13 +221,12 @@ fn an_agent_that_is_killed_finds_its_own_and_changes_nothing() {
     let mut lab = Lab::new(THREE);
     let mut server = lab.guest("server", &[[172, 18, 0, 2], [172, 19, 0, 2]]);
     lab.vch.next_json("server", verified("server"));
-    let state = || server_state(&server.space);
-    let before = state();
+    let before = settled(&kernel_state(&server.space));
     let monitor = monitor(&server.space);
     server.agent_crashes();
     let again = lab.vch.next_json("server", verified("server"));
     assert_eq!(again["detail"]["verified"]["operations"], 0, "{again}");
-    assert_eq!(server_state(&server.space), before);
+    assert_eq!(settled(&kernel_state(&server.space)), before);
     assert_eq!(touched(&server.space, &monitor), [""; 0]);
 }
 
@@ -259,7 +258,7 @@ fn touched(space: &Space, monitor: &Process) -> Vec<String> {
 }
 
 /// Everything tether configures, as iproute2 shows it.
-fn server_state(space: &Space) -> String {
+fn kernel_state(space: &Space) -> String {
     ["ip -o link", "ip -o address", "ip route", "ip -6 route"].map(|line| space.run(line)).concat()
 }
 
@@ -360,7 +359,7 @@ fn the_documented_example_is_applied() {
 fn a_wrong_state_is_told_whole_and_touches_nothing() {
     let mut alone = Alone::new(&good().to_string(), &[]);
     assert!(alone.told()["verified"].is_object());
-    let before = server_state(&alone.space);
+    let before = settled(&kernel_state(&alone.space));
     let mut wrong = good();
     wrong["state"]["hostname"] = json!("not a name");
     wrong["state"]["interfaces"][0]["addresses"][1] = json!("fd00:18::2/129");
@@ -407,7 +406,7 @@ fn a_wrong_state_is_told_whole_and_touches_nothing() {
     let told = alone.told();
     let message = told["unreadable"]["message"].as_str().expect("a message");
     assert!(message.contains("state.interfaces[0].mac: invalid type"), "{message}");
-    assert_eq!(server_state(&alone.space), before);
+    assert_eq!(settled(&kernel_state(&alone.space)), before);
 }
 
 #[test]
@@ -423,7 +422,7 @@ fn what_the_kernel_refuses_is_rolled_back_with_its_words() {
     ];
     let mut alone = Alone::new("{\"state\": {}}", &foreign);
     assert!(alone.told()["verified"].is_object());
-    let before = server_state(&alone.space);
+    let before = settled(&kernel_state(&alone.space));
     let hosts = fs::read(alone.space.etc().join("hosts")).expect("hosts");
     let told = alone.again(&good());
     let failure = &told["failed"]["failure"];
@@ -432,7 +431,7 @@ fn what_the_kernel_refuses_is_rolled_back_with_its_words() {
     assert_eq!(failure["operation"]["errno"], "EACCES", "{failure}");
     let words = failure["operation"]["kernel"].as_str().expect("the kernel's words");
     assert!(words.ends_with("IPv6 is disabled on this device"), "{words}");
-    assert_eq!(settled(&server_state(&alone.space)), settled(&before));
+    assert_eq!(settled(&kernel_state(&alone.space)), before);
     assert_eq!(fs::read(alone.space.etc().join("hosts")).expect("hosts"), hosts);
     // And a state that the kernel takes is still possible.
     let mut four = good();
@@ -454,7 +453,7 @@ fn what_cannot_be_verified_is_rolled_back_files_and_names_too() {
     let mut alone = Alone::new("{\"state\": {}}", &foreign);
     assert!(alone.told()["verified"].is_object());
     let hosts = || fs::read(alone.space.etc().join("hosts")).expect("hosts");
-    let (before, files) = (server_state(&alone.space), hosts());
+    let (before, files) = (settled(&kernel_state(&alone.space)), hosts());
     let mut two = good();
     two["state"]["interfaces"].as_array_mut().expect("a list").push(json!({
         "mac": "02:42:ac:13:00:02", "name": "eth1", "addresses": ["172.19.0.2/16"],
@@ -465,7 +464,7 @@ fn what_cannot_be_verified_is_rolled_back_files_and_names_too() {
     let problem = &failure["problems"][0];
     assert_eq!(problem["path"], "interfaces[1]");
     assert!(problem["message"].as_str().expect("a message").contains("no carrier"), "{problem}");
-    assert_eq!(settled(&server_state(&alone.space)), settled(&before));
+    assert_eq!(settled(&kernel_state(&alone.space)), before);
     assert_eq!(fs::read(alone.space.etc().join("hosts")).expect("hosts"), files);
     assert_eq!(alone.space.run("hostname"), Space::new().run("hostname"));
     // With a carrier it is verified.
@@ -497,7 +496,7 @@ fn what_others_made_is_left_alone_and_reported() {
     // Ours go with the document, theirs stay.
     let told = alone.again(&json!({ "state": {} }));
     assert!(told["verified"].is_object(), "{told}");
-    let left = server_state(&alone.space);
+    let left = kernel_state(&alone.space);
     assert!(left.contains("192.168.7.7/24") && left.contains("192.168.9.0/24"), "{left}");
     assert!(
         !left.contains("172.18.0.2") && !left.contains("fd00:18::2") && !left.contains("10.0.0.0/8"),
@@ -521,7 +520,7 @@ fn a_changed_state_changes_only_what_differs() {
     moved["state"]["interfaces"][0]["addresses"][0] = json!("172.18.0.9/16");
     let told = alone.again(&moved);
     assert!(told["verified"].is_object(), "{told}");
-    let state = server_state(&alone.space);
+    let state = kernel_state(&alone.space);
     assert!(state.contains("default via 172.18.0.254") && state.contains("172.18.0.9/16"), "{state}");
     assert!(!state.contains("172.18.0.2/16"), "{state}");
 }
