@@ -6,7 +6,7 @@ use std::{
 };
 
 use tether_wire::{
-    check::{Desired, Upstream},
+    check::Desired,
     message::{
         Failed, FailedOperation, Failure, NamesApplied, NamesFailed, Phase, Verified, names_digest,
         state_digest,
@@ -15,6 +15,7 @@ use tether_wire::{
     problem::{Problem, Problems},
     state::{DesiredState, Workload},
     status::{Condition, Observed, Stamp, Status},
+    upstream::Upstream,
     value::MacAddr,
 };
 use tokio::time::{sleep_until, timeout_at};

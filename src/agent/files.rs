@@ -16,10 +16,7 @@ use nix::{
     errno::Errno,
     unistd::{gethostname, sethostname},
 };
-use tether_wire::{
-    check::{Desired, EMBEDDED_DNS},
-    problem::Problem,
-};
+use tether_wire::{check::Desired, problem::Problem, upstream::EMBEDDED_DNS};
 
 const BLOCK_BEGIN: &str = "# tether begin: what stands up to \"tether end\" is made by tether";
 const BLOCK_END: &str = "# tether end";

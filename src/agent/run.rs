@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tether_wire::{
     boot::Boot,
-    check::EMBEDDED_DNS,
     message::{EventKind, Exit, Failed, Failure, FromHost, Phase, Received, Verified},
     names::NameTables,
     problem::Problem,
     state::{DesiredState, Workload},
+    upstream::EMBEDDED_DNS,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},

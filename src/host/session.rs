@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
-    frame::{FrameCodec, FrameError, Sender},
+    frame::{FrameCodec, FrameError},
     message::{
         ExitSeen, FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused,
-        Welcome,
+        Sender, Welcome,
     },
     value::GuestId,
 };
@@ -57,7 +57,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     shared: Arc<Shared>,
     stranger: OwnedSemaphorePermit,
 ) {
-    let mut stream = Framed::new(stream, FrameCodec::new(Sender::Stranger));
+    let mut stream = Framed::new(stream, Sender::Stranger.codec());
     let (guest, hello) = match timeout(PATIENCE, greet(&mut stream, &shared)).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(broken)) => return tracing::warn!(peer, "{broken}"),
@@ -65,7 +65,7 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     };
     drop(stranger);
     // From here on as long messages as any guest's.
-    stream.codec_mut().expect(Sender::Guest);
+    stream.codec_mut().expect(Sender::Guest.limit());
     let number = shared.next_connection();
     let Some(waiting) = shared.guests().get_mut(&guest).map(|record| record.connected(number, &hello)) else {
         return;

@@ -12,55 +12,36 @@ use tokio::{
     time::timeout,
 };
 
-use crate::machine::{Image, base_arguments, spawn};
+use crate::machine::{Accelerator, Image, base_arguments, spawn};
 
 /// How long a machine on a good KVM may take to show its first sign of life. Firecracker's
 /// promise is 125 ms; the kernel's decompression and a slow disk are forgiven.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How machines are run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accelerator {
-    /// By the processor.
-    Kvm,
-    /// By QEMU's translator: slow, and everywhere.
-    Tcg,
-}
-
-impl Accelerator {
-    /// QEMU's name for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
+/// Finds out, by booting `image` on KVM unless that was done since this host started.
+pub async fn find(image: &Image) -> Accelerator {
+    // Who may not open it cannot use it, whatever was found out for somebody else. Opened
+    // elsewhere, because a broken driver may keep whoever opens it.
+    let opens = tokio::task::spawn_blocking(|| {
+        fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
+    });
+    if !matches!(timeout(LIMIT, opens).await, Ok(Ok(true))) {
+        return Accelerator::Tcg;
+    }
+    let note = image.directory.join("accelerator");
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let noted = fs::read_to_string(&note).unwrap_or_default();
+    for known in [Accelerator::Kvm, Accelerator::Tcg] {
+        if noted == format!("{}{}", boot_id, known.name()) {
+            return known;
         }
     }
-
-    /// Finds out, by booting `image` on KVM unless that was done since this host started.
-    pub async fn find(image: &Image) -> Self {
-        // Who may not open it cannot use it, whatever was found out for somebody else. Opened
-        // elsewhere, because a broken driver may keep whoever opens it.
-        let opens = tokio::task::spawn_blocking(|| {
-            fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok()
-        });
-        if !matches!(timeout(LIMIT, opens).await, Ok(Ok(true))) {
-            return Self::Tcg;
-        }
-        let note = image.directory.join("accelerator");
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let noted = fs::read_to_string(&note).unwrap_or_default();
-        for known in [Self::Kvm, Self::Tcg] {
-            if noted == format!("{}{}", boot_id, known.name()) {
-                return known;
-            }
-        }
-        // Only what a machine has shown is worth noting.
-        let Some(boots) = probe(image).await else { return Self::Tcg };
-        let found = if boots { Self::Kvm } else { Self::Tcg };
-        // An image nobody may write beside is probed each time.
-        let _ = fs::write(note, format!("{}{}", boot_id, found.name()));
-        found
-    }
+    // Only what a machine has shown is worth noting.
+    let Some(boots) = probe(image).await else { return Accelerator::Tcg };
+    let found = if boots { Accelerator::Kvm } else { Accelerator::Tcg };
+    // An image nobody may write beside is probed each time.
+    let _ = fs::write(note, format!("{}{}", boot_id, found.name()));
+    found
 }
 
 /// Whether a machine on KVM comes as far as process 1, `None` when there is no machine.

@@ -20,7 +20,6 @@ use nix::{
 use tokio::process::{Child, Command};
 
 use crate::{
-    accelerator::Accelerator,
     config::Nic,
     network::{NetworkError, Networks},
     plan::{Plan, PlannedContainer},
@@ -30,6 +29,25 @@ use crate::{
 /// What the kernel is told. Fewer lines on the console are a faster boot; a panic ends the
 /// machine instead of leaving it hanging.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=t tsc=reliable";
+
+/// How machines are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accelerator {
+    /// By the processor.
+    Kvm,
+    /// By QEMU's translator: slow, and everywhere.
+    Tcg,
+}
+
+impl Accelerator {
+    /// QEMU's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
 
 /// A boot image, as `vmimage/build` makes it.
 #[derive(Clone, Debug)]

@@ -22,9 +22,9 @@ use tokio::{
 };
 
 use crate::{
-    accelerator::Accelerator,
+    accelerator,
     config::{Config, ConfigError},
-    machine::{self, Image, MachineError},
+    machine::{self, Accelerator, Image, MachineError},
     network::{NetworkError, Networks},
     output::{self, News, Output},
     plan::Plan,
@@ -197,7 +197,7 @@ impl Machines {
     async fn new(image: Option<Image>, networks: Networks, output: Output) -> Self {
         let image = match image {
             Some(image) => {
-                let accelerator = Accelerator::find(&image).await;
+                let accelerator = accelerator::find(&image).await;
                 Some((image, accelerator))
             }
             None => None,
@@ -251,7 +251,7 @@ pub async fn run_machine(config: &Path, name: &str, image: &Path, append: &str) 
         .container(name)
         .ok_or_else(|| ServeError::NoContainer { path: config.to_owned(), name: name.to_owned() })?;
     let image = Image { append: append.to_owned(), ..Image::open(image)? };
-    let accelerator = Accelerator::find(&image).await;
+    let accelerator = accelerator::find(&image).await;
     let networks = Networks::open()?;
     let mut machine =
         machine::start(&plan, container, &image, accelerator, &networks, Stdio::inherit()).await?;

@@ -18,4 +18,5 @@ pub mod names;
 pub mod problem;
 pub mod state;
 pub mod status;
+pub mod upstream;
 pub mod value;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::{self, DecodeError},
-    frame::Frame,
+    frame::{Frame, FrameCodec, Limit},
     names::NameTables,
     problem::Problem,
     state::DesiredState,
@@ -304,7 +304,7 @@ macro_rules! messages {
 
         impl $direction {
             /// The limit of `kind` in bytes, if it is one of these.
-            pub(crate) const fn limit(kind: u16) -> Option<usize> {
+            const fn limit(kind: u16) -> Option<usize> {
                 match kind {
                     $($kind => Some($limit),)+
                     _ => None,
@@ -342,6 +342,33 @@ messages! {
         Names = 32, 16 * MIB;
         ExitSeen = 51, 16;
         Stop = 64, 16;
+    }
+}
+
+/// Whose frames are read, and so which types may come and how long they may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Somebody who has not said who it is: a hello and nothing longer.
+    Stranger,
+    /// A guest.
+    Guest,
+    /// A host.
+    Host,
+}
+
+impl Sender {
+    /// A codec that reads what this sender may send.
+    pub fn codec(self) -> FrameCodec {
+        FrameCodec::new(self.limit(), limit)
+    }
+
+    /// The longest payload of each type that may come from it.
+    pub fn limit(self) -> Limit {
+        match self {
+            Self::Stranger => |_| limit(1),
+            Self::Guest => |kind| FromGuest::limit(kind).unwrap_or(UNKNOWN_LIMIT),
+            Self::Host => |kind| FromHost::limit(kind).unwrap_or(UNKNOWN_LIMIT),
+        }
     }
 }
 
@@ -393,6 +420,14 @@ mod tests {
         assert_eq!(FromHost::from_frame(&frame).unwrap(), None);
         frame.kind = 999;
         assert_eq!(FromGuest::from_frame(&frame).unwrap(), None);
+    }
+
+    #[test]
+    fn a_stranger_says_hello_and_nothing_longer() {
+        let (stranger, guest, host) = (Sender::Stranger.limit(), Sender::Guest.limit(), Sender::Host.limit());
+        assert_eq!((stranger(1), stranger(32), stranger(48)), (4 * KIB, 4 * KIB, 4 * KIB));
+        assert_eq!((guest(48), guest(32)), (4 * MIB, UNKNOWN_LIMIT));
+        assert_eq!((host(48), host(32)), (UNKNOWN_LIMIT, 16 * MIB));
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::{
 
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
-    frame::{FrameCodec, FrameError, Sender},
+    frame::{FrameCodec, FrameError},
     message::{
-        FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Welcome, WorkloadExited,
+        FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Sender, Welcome,
+        WorkloadExited,
     },
     value::GuestId,
 };
@@ -91,7 +92,7 @@ type Stream<S> = Framed<S, FrameCodec>;
 impl Session {
     /// Greets the host and carries messages until the connection ends.
     pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: S) -> End {
-        let mut stream = Framed::new(stream, FrameCodec::new(Sender::Host));
+        let mut stream = Framed::new(stream, Sender::Host.codec());
         let welcome = match timeout(PATIENCE, self.greet(&mut stream)).await {
             Ok(Ok(welcome)) => welcome,
             Ok(Err(end)) => return end,
@@ -289,7 +290,7 @@ mod tests {
             outbox,
             _state: state,
             stream,
-            host: Framed::new(host, FrameCodec::new(Sender::Guest)),
+            host: Framed::new(host, Sender::Guest.codec()),
         }
     }
 

@@ -10,11 +10,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use bytes::BytesMut;
 use tether_wire::{
-    frame::{FrameCodec, Sender},
     message::{
         Apply, Event, EventKind, Exit, ExitSeen, Failed, FailedOperation, Failure, FromGuest, FromHost,
-        Hello, Names, NamesApplied, NamesFailed, Phase, Ping, Pong, Received, Refused, Stop, Verified,
-        Welcome, WorkloadExited, names_digest, state_digest,
+        Hello, Names, NamesApplied, NamesFailed, Phase, Ping, Pong, Received, Refused, Sender, Stop,
+        Verified, Welcome, WorkloadExited, names_digest, state_digest,
     },
     names::{EndpointNames, NameTables, NetworkNames},
     problem::Problem,
@@ -183,7 +182,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn whole_frame(frame: tether_wire::frame::Frame) -> BytesMut {
     let mut bytes = BytesMut::new();
-    FrameCodec::new(Sender::Host).encode(frame, &mut bytes).unwrap();
+    Sender::Host.codec().encode(frame, &mut bytes).unwrap();
     bytes
 }
 
@@ -215,7 +214,7 @@ fn every_pinned_frame_is_read_as_the_message_it_is() {
         let hex = &pinned()[name];
         let bytes: Vec<u8> =
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
-        FrameCodec::new(from).decode(&mut BytesMut::from(&bytes[..])).unwrap().unwrap()
+        from.codec().decode(&mut BytesMut::from(&bytes[..])).unwrap().unwrap()
     };
     for (name, message) in from_guest() {
         assert_eq!(FromGuest::from_frame(&frame(name, Sender::Guest)).unwrap(), Some(message), "{name}");
