@@ -18,7 +18,7 @@ use tether_wire::{
     upstream::Upstream,
     value::MacAddr,
 };
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::{
     dns,
@@ -329,14 +329,6 @@ fn upstreams(desired: &Desired, now: &KernelState) -> Vec<SocketAddr> {
         }
     };
     desired.upstreams.iter().filter_map(usable).collect()
-}
-
-/// Sleeps until `at`, or for ever.
-pub async fn sleep_until_some(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

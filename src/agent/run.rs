@@ -2,28 +2,27 @@
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
-use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use tether_wire::{
     boot::Boot,
-    message::{EventKind, Exit, Failed, Failure, FromHost, Phase, Received, Verified},
+    message::{Exit, Failed, Failure, FromHost, Phase, Received, Verified},
     names::NameTables,
     problem::Problem,
-    state::{DesiredState, Workload},
+    state::DesiredState,
     upstream::EMBEDDED_DNS,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
-    agent::{Agent, sleep_until_some},
+    agent::Agent,
     boot::{self, DocumentError},
     channel::{Channel, Incoming},
     dns,
     files::Files,
-    init::{self, Running},
+    init::{self, Ending, Supervisor},
     kernel::{Kernel, KernelError},
     management::Management,
 };
@@ -35,8 +34,6 @@ const STATUS_DELAY: Duration = Duration::from_millis(25);
 /// How long the host may take to note the workload's end before the machine goes without: long
 /// enough for a host to be restarted in between.
 const EXIT_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a workload has when the machine, and not the host, is told to stop.
-const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// What `tether run` was told.
 #[derive(Clone, Debug, Default)]
@@ -112,7 +109,7 @@ enum Told {
 /// Takes the desired state from a file, again at each SIGHUP.
 async fn by_file(mut agent: Agent, boot: &Boot, path: PathBuf) -> Result<(), RunError> {
     let mut again = signal(SignalKind::hangup())?;
-    let mut machine = Machine::new()?;
+    let mut supervisor = Supervisor::new()?;
     let mut generation = 0;
     loop {
         generation += 1;
@@ -125,11 +122,11 @@ async fn by_file(mut agent: Agent, boot: &Boot, path: PathBuf) -> Result<(), Run
             let _ = writeln!(std::io::stdout(), "{line}");
         }
         if matches!(told, Told::Verified(_)) {
-            machine.start(agent.workload().or(boot.workload.as_ref()), &mut |_| {});
+            supervisor.start(agent.workload().or(boot.workload.as_ref()), &mut |_| {});
         }
         tokio::select! {
             _ = again.recv() => {}
-            end = machine.ended() => match end {
+            ending = supervisor.ended() => match ending {
                 Ending::Terminated => return Ok(()),
                 Ending::Workload(exit) => {
                     tracing::info!(?exit, "workload ended");
@@ -164,68 +161,25 @@ async fn apply_file(agent: &mut Agent, generation: u64, file: &StateFile) -> Tol
 }
 
 /// Takes the desired state from the host.
-async fn by_host(mut agent: Agent, boot: &Boot, mut channel: Channel) -> Result<(), RunError> {
-    let mut machine = Machine::new()?;
+async fn by_host(agent: Agent, boot: &Boot, channel: Channel) -> Result<(), RunError> {
+    let mut supervisor = Supervisor::new()?;
+    let mut guest = Guest { boot, agent, channel, status_due: None, power_off_at: None };
     let mut period = interval(STATUS_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut status_due = None;
-    let mut power_off_at = None;
     loop {
         tokio::select! {
-            incoming = channel.recv() => {
-                let Some(Incoming { connection, message }) = incoming else { return Ok(()) };
-                match message {
-                FromHost::Apply(apply) => {
-                    channel.reply(connection, Received { generation: apply.generation }).await;
-                    match agent.apply(apply.generation, &apply.state).await {
-                        Ok(verified) => {
-                            channel.in_force(agent.applied(), agent.names());
-                            channel.reply(connection, verified).await;
-                            let workload = agent.workload().or(boot.workload.as_ref());
-                            machine.start(workload, &mut |event| channel.event(event));
-                        }
-                        Err(failed) => channel.reply(connection, failed).await,
-                    }
-                    status_due = Some(Instant::now());
-                }
-                FromHost::Names(names) => {
-                    match agent.set_names(names.version, &names.tables) {
-                    Ok(applied) => {
-                        channel.in_force(agent.applied(), agent.names());
-                        channel.reply(connection, applied).await;
-                    }
-                    Err(failed) => channel.reply(connection, failed).await,
-                    }
-                    status_due.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
-                }
-                FromHost::Stop(stop) => machine.stop(Duration::from_millis(stop.grace_ms.into())),
-                FromHost::ExitSeen(_) => {
-                    channel.exit_seen();
-                    if power_off_at.is_some() {
-                        init::power_off();
-                    }
-                }
-                // The session answers these itself, and a greeting comes once.
-                FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
-                }
-            }
-            () = agent.changed() => {
-                status_due.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
-            }
-            _ = period.tick() => status_due = Some(Instant::now()),
-            () = sleep_until_some(status_due) => {
-                status_due = None;
-                channel.report(agent.status(channel.skipped_frames()).await);
-            }
-            end = machine.ended(), if power_off_at.is_none() => match end {
-                Ending::Terminated => return Ok(()),
-                Ending::Workload(exit) => {
-                    tracing::info!(?exit, "workload ended");
-                    channel.exited(exit);
-                    power_off_at = Some(Instant::now() + EXIT_PATIENCE);
-                }
+            incoming = guest.channel.recv() => match incoming {
+                Some(incoming) => guest.hear(incoming, &mut supervisor).await,
+                None => return Ok(()),
             },
-            () = sleep_until_some(power_off_at) => {
+            () = guest.agent.changed() => guest.report_soon(),
+            _ = period.tick() => guest.report_soon(),
+            () = sleep_until_some(guest.status_due) => guest.report().await,
+            ending = supervisor.ended(), if guest.power_off_at.is_none() => match ending {
+                Ending::Terminated => return Ok(()),
+                Ending::Workload(exit) => guest.workload_ended(exit),
+            },
+            () = sleep_until_some(guest.power_off_at) => {
                 tracing::warn!("the host has not noted the workload's end");
                 init::power_off();
             }
@@ -233,117 +187,80 @@ async fn by_host(mut agent: Agent, boot: &Boot, mut channel: Channel) -> Result<
     }
 }
 
-/// What process 1 has to look after besides the network; for an ordinary daemon, SIGTERM only.
-struct Machine {
-    workload: State,
-    /// When a workload that was told to end is killed.
-    kill_at: Option<Instant>,
-    children: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
+/// A guest with a host.
+struct Guest<'a> {
+    boot: &'a Boot,
+    agent: Agent,
+    channel: Channel,
+    /// When the next status is sent, if something has changed.
+    status_due: Option<Instant>,
+    /// When the machine powers off, once the workload has ended.
+    power_off_at: Option<Instant>,
 }
 
-enum State {
-    /// Nothing was started yet.
-    Idle,
-    Running(Running),
-    /// It ended, and nobody was told yet.
-    Ended(Exit),
-    /// It ended, and that was told.
-    Over,
-}
-
-/// What ends a run.
-enum Ending {
-    /// SIGTERM or SIGINT to an ordinary daemon. The network stays as it is.
-    Terminated,
-    /// The container's process is gone, or was never to be started.
-    Workload(Exit),
-}
-
-impl Machine {
-    fn new() -> Result<Self, RunError> {
-        Ok(Self {
-            workload: State::Idle,
-            kill_at: None,
-            children: signal(SignalKind::child())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    /// Starts `workload`, once in the machine's life and as process 1 only.
-    fn start(&mut self, workload: Option<&Workload>, tell: &mut dyn FnMut(EventKind)) {
-        let (Some(workload), State::Idle) = (workload, &self.workload) else {
-            return;
-        };
-        if !init::is_process_1() {
-            tracing::info!("the workload is not started: tether is not process 1 here");
-            self.workload = State::Over;
-            return;
-        }
-        self.workload = match Running::start(workload) {
-            Ok(running) => {
-                tracing::info!(pid = running.pid(), "workload started");
-                tell(EventKind::WorkloadStarted { pid: running.pid() });
-                State::Running(running)
-            }
-            Err(exit) => State::Ended(exit),
-        };
-    }
-
-    /// Ends the workload: SIGTERM now, SIGKILL after `grace`. An ordinary daemon has none and
-    /// goes on.
-    fn stop(&mut self, grace: Duration) {
-        match &self.workload {
-            State::Running(running) => {
-                running.signal(Signal::SIGTERM);
-                self.kill_at.get_or_insert_with(|| Instant::now() + grace);
-            }
-            State::Idle if init::is_process_1() => self.workload = State::Ended(Exit::Code(0)),
-            State::Idle | State::Ended(_) | State::Over => {}
-        }
-    }
-
-    /// Waits until there is nothing more to run. Cancel-safe.
-    async fn ended(&mut self) -> Ending {
-        loop {
-            if matches!(self.workload, State::Ended(_))
-                && let State::Ended(exit) = std::mem::replace(&mut self.workload, State::Over)
-            {
-                return Ending::Workload(exit);
-            }
-            let told_to_stop = tokio::select! {
-                _ = self.terminate.recv() => true,
-                _ = self.interrupt.recv() => true,
-                _ = self.children.recv() => {
-                    self.reap();
-                    false
-                }
-                () = sleep_until_some(self.kill_at) => {
-                    self.kill_at = None;
-                    if let State::Running(running) = &self.workload {
-                        running.signal(Signal::SIGKILL);
+impl Guest<'_> {
+    /// Does what the host says.
+    async fn hear(&mut self, incoming: Incoming, supervisor: &mut Supervisor) {
+        let Incoming { connection, message } = incoming;
+        match message {
+            FromHost::Apply(apply) => {
+                self.channel.reply(connection, Received { generation: apply.generation }).await;
+                match self.agent.apply(apply.generation, &apply.state).await {
+                    Ok(verified) => {
+                        self.channel.in_force(self.agent.applied(), self.agent.names());
+                        self.channel.reply(connection, verified).await;
+                        let workload = self.agent.workload().or(self.boot.workload.as_ref());
+                        supervisor.start(workload, &mut |event| self.channel.event(event));
                     }
-                    false
+                    Err(failed) => self.channel.reply(connection, failed).await,
                 }
-            };
-            if told_to_stop && !init::is_process_1() {
-                return Ending::Terminated;
+                self.report_soon();
             }
-            if told_to_stop {
-                self.stop(STOP_GRACE);
+            FromHost::Names(names) => {
+                match self.agent.set_names(names.version, &names.tables) {
+                    Ok(applied) => {
+                        self.channel.in_force(self.agent.applied(), self.agent.names());
+                        self.channel.reply(connection, applied).await;
+                    }
+                    Err(failed) => self.channel.reply(connection, failed).await,
+                }
+                self.report_soon();
             }
+            FromHost::Stop(stop) => supervisor.stop(Duration::from_millis(stop.grace_ms.into())),
+            FromHost::ExitSeen(_) => {
+                self.channel.exit_seen();
+                if self.power_off_at.is_some() {
+                    init::power_off();
+                }
+            }
+            // The session answers these itself, and a greeting comes once.
+            FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
         }
     }
 
-    /// As process 1 everybody's end is ours to note; as a daemon there are no children.
-    fn reap(&mut self) {
-        let reaped = init::reap();
-        if let State::Running(running) = &self.workload
-            && let Some(exit) = running.exit(&reaped)
-        {
-            self.workload = State::Ended(exit);
-        }
+    /// Something has changed: more may follow in a moment.
+    fn report_soon(&mut self) {
+        self.status_due.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
+    }
+
+    async fn report(&mut self) {
+        self.status_due = None;
+        let status = self.agent.status(self.channel.skipped_frames()).await;
+        self.channel.report(status);
+    }
+
+    /// Tells the host, which the machine waits for before it powers off.
+    fn workload_ended(&mut self, exit: Exit) {
+        tracing::info!(?exit, "workload ended");
+        self.channel.exited(exit);
+        self.power_off_at = Some(Instant::now() + EXIT_PATIENCE);
+    }
+}
+
+/// Sleeps until `at`, or for ever.
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -6,10 +6,11 @@
 mod modules;
 mod mounts;
 mod power;
+mod supervisor;
 mod workload;
 
 pub use power::power_off;
-pub use workload::{Running, reap};
+pub use supervisor::{Ending, Supervisor};
 
 /// Whether this is process 1.
 pub fn is_process_1() -> bool {

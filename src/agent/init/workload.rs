@@ -15,13 +15,13 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 /// A workload that was started.
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     pid: Pid,
 }
 
 impl Running {
     /// Starts a checked workload, in a process group of its own, on the console.
-    pub fn start(workload: &Workload) -> Result<Self, Exit> {
+    pub(super) fn start(workload: &Workload) -> Result<Self, Exit> {
         // Only so much of a name that may be anything, or the message would not fit.
         let cannot = |what: &str, error: &io::Error| {
             let shown: String = what.chars().take(200).collect();
@@ -45,32 +45,32 @@ impl Running {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.pid.as_raw().cast_unsigned()
     }
 
     /// Sends a signal to it and to what it started in its process group.
-    pub fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         // ESRCH: it is gone already, and reaping will tell.
         let _ = kill(Pid::from_raw(-self.pid.as_raw()), signal);
     }
 
     /// Its end, if it is among those that [`reap`] has found.
-    pub fn exit(&self, reaped: &Reaped) -> Option<Exit> {
+    pub(super) fn exit(&self, reaped: &Reaped) -> Option<Exit> {
         reaped.exits.iter().find(|(pid, _)| *pid == self.pid).map(|(_, exit)| exit.clone())
     }
 }
 
 /// Who has ended since the last call.
 #[derive(Debug, Default)]
-pub struct Reaped {
+pub(super) struct Reaped {
     exits: Vec<(Pid, Exit)>,
     /// There is no child left.
     pub(super) everybody_is_gone: bool,
 }
 
 /// Takes note of every process that has ended: process 1 is everybody's parent in the end.
-pub fn reap() -> Reaped {
+pub(super) fn reap() -> Reaped {
     let mut reaped = Reaped::default();
     loop {
         let mut status = 0;
