@@ -511,6 +511,31 @@ fn what_others_made_is_left_alone_and_reported() {
 }
 
 #[test]
+fn what_the_kernel_takes_along_with_an_address_of_ours_comes_back() {
+    let four = |address: &str| {
+        let mut state = good();
+        state["state"]["interfaces"][0]["addresses"] = json!([address]);
+        state["state"]["interfaces"][0]["routes"] = json!([]);
+        state
+    };
+    let mut alone = Alone::new(&four("172.18.0.2/16").to_string(), &[]);
+    assert!(alone.told()["verified"].is_object());
+    // Secondary to ours, which the kernel removes together with it; and with the last address of
+    // all go the routes.
+    alone.space.run("sysctl -qw net.ipv4.conf.eth0.promote_secondaries=0");
+    alone.space.run("ip address add 172.18.0.50/16 dev eth0");
+    alone.space.run("ip route add 192.168.9.0/24 via 172.18.0.9");
+    assert!(alone.again(&four("172.18.0.3/16"))["verified"].is_object());
+    let state = kernel_state(&alone.space);
+    assert!(state.contains("172.18.0.3/16") && !state.contains("172.18.0.2/16"), "{state}");
+    assert!(state.contains("172.18.0.50/16") && state.contains("192.168.9.0/24"), "{state}");
+    // Now the document wants what is theirs, and only that: it has to be there when ours is gone.
+    assert!(alone.again(&four("172.18.0.50/16"))["verified"].is_object());
+    let state = kernel_state(&alone.space);
+    assert!(state.contains("172.18.0.50/16") && !state.contains("172.18.0.3/16"), "{state}");
+}
+
+#[test]
 fn a_changed_state_changes_only_what_differs() {
     let mut alone = Alone::new(&good().to_string(), &[]);
     assert_eq!(alone.told()["verified"]["operations"], 7);

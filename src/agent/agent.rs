@@ -156,17 +156,17 @@ impl Agent {
         let desired = state.check().map_err(|problems| untouched(Phase::Check, problems))?;
         let before =
             self.kernel.observe().await.map_err(|e| untouched(Phase::Plan, vec![cannot_read(&e)]))?;
-        let target = plan::target(&desired, &before, self.management)
+        let mut target = plan::target(&desired, &before, self.management)
             .map_err(|problems| untouched(Phase::Plan, problems))?;
         let files = self.files.snapshot();
-        match self.reach(&desired, &target, before.clone()).await {
+        match self.reach(&desired, &mut target, before.clone()).await {
             Ok((operations, now)) => {
                 self.dns.set_upstreams(upstreams(&desired, &now));
                 self.workload.clone_from(&desired.workload);
                 Ok((operations, report::observed(&now, self.management)))
             }
             Err(failure) => {
-                let restored = self.roll_back(&target.back_to(before), &files).await;
+                let restored = self.roll_back(target.back_to(before), &files).await;
                 if !restored {
                     // Nothing is known to be in force any more; the host may well send it again.
                     self.applied = None;
@@ -180,7 +180,7 @@ impl Agent {
     async fn reach(
         &mut self,
         desired: &Desired,
-        target: &Target,
+        target: &mut Target,
         now: KernelState,
     ) -> Result<(u32, KernelState), Failure> {
         let end = tokio::time::Instant::now() + SETTLE;
@@ -208,7 +208,11 @@ impl Agent {
     }
 
     /// Carries out the difference between `now` and `target` until there is none.
-    async fn converge(&self, target: &Target, mut now: KernelState) -> Result<(u32, KernelState), Failure> {
+    async fn converge(
+        &self,
+        target: &mut Target,
+        mut now: KernelState,
+    ) -> Result<(u32, KernelState), Failure> {
         let mut done = 0;
         for _ in 0..ROUNDS {
             let operations = plan::diff(&now, target);
@@ -217,8 +221,11 @@ impl Agent {
             }
             for operation in &operations {
                 tracing::debug!(%operation);
+                target.disturbed.extend(operation.disturbs());
                 match self.kernel.carry_out(operation).await {
+                    // The kernel was faster; the read-back judges.
                     Err(error) if operation.is_removal() && error.says_gone() => {}
+                    Err(error) if operation.is_new_address() && error.says_exists() => {}
                     // What stands in the way of one step back is no reason to leave the others.
                     Err(error) if target.restores => tracing::error!("rolling back: {operation}: {error}"),
                     answer => answer.map_err(|error| refused(target, operation, &error))?,
@@ -235,10 +242,10 @@ impl Agent {
     }
 
     /// Goes back to `before`. Says whether kernel and files, read back, are as they were.
-    async fn roll_back(&mut self, before: &Target, files: &Snapshot) -> bool {
+    async fn roll_back(&mut self, mut before: Target, files: &Snapshot) -> bool {
         let files = self.files.restore(files);
         let kernel = match self.kernel.observe().await {
-            Ok(now) => self.converge(before, now).await.is_ok(),
+            Ok(now) => self.converge(&mut before, now).await.is_ok(),
             Err(_) => false,
         };
         if !(files && kernel) {

@@ -47,14 +47,19 @@ impl Management {
     /// Waits for the NIC, brings it up with its address, and returns its index once packets can
     /// pass. Does nothing to a NIC that is ready. What stands in the way is logged and waited for.
     pub async fn make_ready(&self) -> u32 {
+        let mut told = None;
         loop {
             let obstacle = match self.step().await {
                 Ok(Step::Ready(index)) => return index,
                 Ok(Step::Done) => continue,
                 Ok(Step::Wait(what)) => what,
                 Err(error) => {
-                    // The kernel may have been faster (EEXIST), or the device is gone: look again.
-                    tracing::debug!("the management NIC: {error}");
+                    // The device may be gone, or come back another: look again.
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        tracing::warn!("the management NIC cannot be made ready: {error}; trying on");
+                        told = Some(error);
+                    }
                     sleep(PAUSE).await;
                     continue;
                 }
@@ -79,8 +84,11 @@ impl Management {
                     quieten(&link.name);
                 }
                 tracing::debug!(%operation);
-                self.kernel.carry_out(&operation).await?;
-                Ok(Step::Done)
+                match self.kernel.carry_out(&operation).await {
+                    // The kernel makes the same link-local address in its own time.
+                    Err(error) if operation.is_new_address() && error.says_exists() => Ok(Step::Done),
+                    answer => answer.map(|()| Step::Done),
+                }
             }
             Err(Some(what)) => Ok(Step::Wait(format!("{}, the management NIC, has no {what}", link.name))),
             Err(None) => Ok(Step::Ready(link.index)),

@@ -175,7 +175,7 @@ async fn by_host(agent: Agent, boot: &Boot, channel: Channel) -> Result<(), RunE
             () = guest.agent.changed() => guest.report_soon(),
             _ = period.tick() => guest.report_soon(),
             () = sleep_until_some(guest.status_due) => guest.report().await,
-            ending = supervisor.ended(), if guest.power_off_at.is_none() => match ending {
+            ending = supervisor.ended() => match ending {
                 Ending::Terminated => return Ok(()),
                 Ending::Workload(exit) => guest.workload_ended(exit),
             },
@@ -207,19 +207,22 @@ impl Guest<'_> {
                 self.channel.reply(connection, Received { generation: apply.generation }).await;
                 match self.agent.apply(apply.generation, &apply.state).await {
                     Ok(verified) => {
-                        self.channel.in_force(self.agent.applied(), self.agent.names());
+                        self.in_force();
                         self.channel.reply(connection, verified).await;
                         let workload = self.agent.workload().or(self.boot.workload.as_ref());
                         supervisor.start(workload, &mut |event| self.channel.event(event));
                     }
-                    Err(failed) => self.channel.reply(connection, failed).await,
+                    Err(failed) => {
+                        self.in_force();
+                        self.channel.reply(connection, failed).await;
+                    }
                 }
                 self.report_soon();
             }
             FromHost::Names(names) => {
                 match self.agent.set_names(names.version, &names.tables) {
                     Ok(applied) => {
-                        self.channel.in_force(self.agent.applied(), self.agent.names());
+                        self.in_force();
                         self.channel.reply(connection, applied).await;
                     }
                     Err(failed) => self.channel.reply(connection, failed).await,
@@ -236,6 +239,11 @@ impl Guest<'_> {
             // The session answers these itself, and a greeting comes once.
             FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
         }
+    }
+
+    /// The next greeting says what is in force now.
+    fn in_force(&self) {
+        self.channel.in_force(self.agent.applied(), self.agent.names());
     }
 
     /// Something has changed: more may follow in a moment.

@@ -77,8 +77,17 @@ impl<D: Clone, T, E> Wanted<D, T, E> {
         self.highest = self.highest.max(has.generation);
         let (stamp, document) = self.document.as_mut()?;
         if has.digest == stamp.digest {
+            if self.waiting.is_none() {
+                stamp.generation = has.generation;
+                return None;
+            }
+            // Somebody waits for the guest's word about this very number: it may be on its way,
+            // unless the guest's is higher. Then it is asked for again, under that one.
+            if has.generation <= stamp.generation {
+                return None;
+            }
             stamp.generation = has.generation;
-            return None;
+            return Some((stamp.generation, document.clone()));
         }
         if has.generation < stamp.generation {
             return None;
@@ -339,14 +348,32 @@ mod tests {
         let mut guest = Guest::default();
         drop(guest.want_state(&state("a")).unwrap());
         drop(guest.want_state(&state("b")).unwrap());
-        let _answer = guest.want_state(&state("a")).unwrap();
+        let mut answer = guest.want_state(&state("a")).unwrap();
         // The guest is still busy with "b", number 2, which this hello does not show.
         let queue = guest.connected(1, &hello(Some(stamp(1, "a"))));
-        assert_eq!(sent(&queue), Some((1, "a".to_owned())));
-        guest.reported(status(stamp(2, "b")));
-        assert_eq!(sent(&queue), Some((4, "a".to_owned())));
+        assert_eq!(sent(&queue), Some((3, "a".to_owned())));
+        guest.reported(status(stamp(1, "a")));
         guest.reported(status(stamp(2, "b")));
         assert_eq!(sent(&queue), None, "it is on its way");
+        guest.verified(verified(stamp(3, "a")));
+        assert!(answer.try_recv().unwrap().is_ok());
+        // Where nobody waits, too, the guest is brought back.
+        guest.reported(status(stamp(9, "b")));
+        assert_eq!(sent(&queue), Some((10, "a".to_owned())));
+        guest.reported(status(stamp(9, "b")));
+        assert_eq!(sent(&queue), None);
+    }
+
+    #[test]
+    fn who_waits_is_answered_though_the_guest_has_it_under_a_higher_number() {
+        let mut guest = Guest::default();
+        let mut answer = guest.want_state(&state("a")).unwrap();
+        let queue = guest.connected(1, &hello(None));
+        assert_eq!(sent(&queue), Some((1, "a".to_owned())));
+        guest.reported(status(stamp(2, "a")));
+        assert_eq!(sent(&queue), Some((2, "a".to_owned())));
+        guest.verified(verified(stamp(2, "a")));
+        assert!(answer.try_recv().unwrap().is_ok());
     }
 
     #[test]

@@ -77,11 +77,11 @@ impl Waiting {
                 if slots.closed {
                     return None;
                 }
-                // Names first: a workload starts when the state is verified, and may look up a
-                // name at once.
-                let next = (slots.names.take().map(FromHost::from))
-                    .or_else(|| slots.state.take().map(FromHost::from))
-                    .or_else(|| slots.stop.take().map(FromHost::from));
+                // Stop first: what comes after it is not wanted any more. Names before the state: a
+                // workload starts when that is verified, and may look up a name at once.
+                let next = (slots.stop.take().map(FromHost::from))
+                    .or_else(|| slots.names.take().map(FromHost::from))
+                    .or_else(|| slots.state.take().map(FromHost::from));
                 if next.is_some() {
                     return next;
                 }

@@ -154,6 +154,8 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     let (mut heard, mut nonce) = (Instant::now(), 0);
     loop {
         let step = tokio::select! {
+            // What has been heard counts before silence does.
+            biased;
             frame = stream.next() => match frame {
                 None => Err(Broken::Closed),
                 Some(Err(error)) => Err(error.into()),

@@ -17,7 +17,7 @@ use tokio::{
     process::Child,
     signal::unix::{SignalKind, signal},
     sync::broadcast::error::RecvError,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until},
 };
 
@@ -133,8 +133,15 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
                 false
             }
             _ = again.recv() => {
-                match reload(config, &networks, &mut guests, &mut machines).await {
-                    Ok(new) => plan = new,
+                match reload(config, &networks).await {
+                    Ok(new) => {
+                        plan = new;
+                        guests.want(&plan);
+                        machines.end_removed(&plan);
+                        if let Err(error) = machines.start_new(&plan).await {
+                            output.tell("", &News::Trouble { message: error.to_string() });
+                        }
+                    }
                     // What was before goes on.
                     Err(error) => output.tell("", &News::Trouble { message: error.to_string() }),
                 }
@@ -170,17 +177,10 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
     }
 }
 
-/// Reads the configuration again and brings networks, guests and machines up to it.
-async fn reload(
-    config: &Path,
-    networks: &Networks,
-    guests: &mut Guests,
-    machines: &mut Machines,
-) -> Result<Plan, ServeError> {
+/// Reads the configuration again and makes its networks.
+async fn reload(config: &Path, networks: &Networks) -> Result<Plan, ServeError> {
     let plan = read_plan(config)?;
     networks.make(&plan).await?;
-    guests.want(&plan);
-    machines.start_new(&plan).await?;
     Ok(plan)
 }
 
@@ -189,7 +189,7 @@ struct Machines {
     image: Option<(Image, Accelerator)>,
     networks: Networks,
     output: Output,
-    started: HashSet<GuestId>,
+    started: HashMap<GuestId, AbortHandle>,
     running: JoinSet<()>,
 }
 
@@ -202,7 +202,7 @@ impl Machines {
             }
             None => None,
         };
-        Self { image, networks, output, started: HashSet::new(), running: JoinSet::new() }
+        Self { image, networks, output, started: HashMap::new(), running: JoinSet::new() }
     }
 
     /// Starts the machine of every container that has had none yet.
@@ -211,17 +211,31 @@ impl Machines {
             return Ok(());
         };
         for container in &plan.containers {
-            if self.started.contains(&container.id) {
+            if self.started.contains_key(&container.id) {
                 continue;
             }
             let machine =
                 machine::start(plan, container, image, *accelerator, &self.networks, Stdio::piped()).await?;
             let name = container.id.to_string();
             self.output.tell(&name, &News::MachineStarted { accelerator: accelerator.name() });
-            self.running.spawn(watch(name, machine, self.output.clone()));
-            self.started.insert(container.id.clone());
+            let watching = self.running.spawn(watch(name, machine, self.output.clone()));
+            self.started.insert(container.id.clone(), watching);
         }
         Ok(())
+    }
+
+    /// Ends the machines of containers that are not in `plan` any more.
+    fn end_removed(&mut self, plan: &Plan) {
+        self.started.retain(|id, watching| {
+            let stays = plan.containers.iter().any(|container| container.id == *id);
+            if !stays {
+                // The machine goes with the task that watches it.
+                watching.abort();
+                let status = "removed from the configuration".to_owned();
+                self.output.tell(&id.to_string(), &News::MachineEnded { status });
+            }
+            stays
+        });
     }
 
     /// Waits until one of them has ended; for ever where there are none of ours.
@@ -323,6 +337,7 @@ impl Guests {
         for id in dismissed {
             self.host.dismiss(&id);
             self.given.remove(&id);
+            self.gone.remove(&id);
         }
         for container in &plan.containers {
             let id = &container.id;

@@ -185,10 +185,14 @@ impl Session {
             // in the inbox would stop the agent's own words, for which it may be waiting.
             let room = self.inbox.capacity() > 0;
             tokio::select! {
+                // In this order: what has been heard counts before silence does, and an event
+                // (the workload has started) goes before the state (it has ended).
+                biased;
                 permit = self.inbox.reserve(), if !room => {
                     if permit.is_err() {
                         return Ok(());
                     }
+                    heard = Instant::now();
                 }
                 frame = stream.next(), if room => {
                     let frame = frame.ok_or(Broken::Closed)??;
@@ -222,7 +226,7 @@ impl Session {
                     }
                 }
                 _ = beat.tick() => {
-                    if heard.elapsed() > silence {
+                    if room && heard.elapsed() > silence {
                         return Err(Broken::Silent(silence));
                     }
                     nonce += 1;

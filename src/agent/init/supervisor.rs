@@ -90,7 +90,8 @@ impl Supervisor {
         match &self.workload {
             State::Running(running) => {
                 running.signal(Signal::SIGTERM);
-                self.kill_at.get_or_insert_with(|| Instant::now() + grace);
+                let at = Instant::now() + grace;
+                self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
             }
             State::Idle if is_process_1() => self.workload = State::Ended(Exit::Code(0)),
             State::Idle | State::Ended(_) | State::Over => {}

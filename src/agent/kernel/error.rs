@@ -42,6 +42,11 @@ impl KernelError {
         Self::Refused { errno: Errno::from_raw(code.saturating_neg()), kernel: String::new() }
     }
 
+    /// Whether it says that what was to be added is there.
+    pub fn says_exists(&self) -> bool {
+        matches!(self, Self::Refused { errno: Errno::EEXIST, .. })
+    }
+
     /// Whether it says that what was to be removed is not there.
     pub fn says_gone(&self) -> bool {
         let gone = [Errno::ESRCH, Errno::EADDRNOTAVAIL, Errno::ENODEV];

@@ -12,7 +12,7 @@
 use std::{collections::HashSet, fmt};
 
 use super::{
-    model::{Address, KernelState, Link, Route},
+    model::{Address, KernelState, Link, PROTOCOL, Route},
     target::Target,
 };
 
@@ -69,6 +69,21 @@ impl Operation {
     pub fn is_removal(&self) -> bool {
         matches!(self, Self::RemoveAddress(_) | Self::RemoveRoute(_))
     }
+
+    /// Whether it adds an address, which the kernel may have kept or made already.
+    pub fn is_new_address(&self) -> bool {
+        matches!(self, Self::AddAddress(_))
+    }
+
+    /// The link from which the kernel may take more than it was told: the secondary addresses of
+    /// one that goes, all routes with the last one, nearly everything when it goes down.
+    pub fn disturbs(&self) -> Option<u32> {
+        match self {
+            Self::LinkDown { link, .. } => Some(*link),
+            Self::RemoveAddress(address) => Some(address.link),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Operation {
@@ -90,8 +105,9 @@ impl fmt::Display for Operation {
 /// The operations that lead from `from` to `target`, none when nothing of ours differs.
 ///
 /// Only links the target names are touched, and only what tether made is removed: what others
-/// do in the meantime is theirs. What others made comes back only where a link of ours goes down
-/// under it, or where the target is a state to be restored.
+/// do in the meantime is theirs. What others made comes back only where our own doing has taken
+/// it along, or where the target is a state to be restored. What the document wants and others
+/// supply is made by us once they no longer do.
 pub fn diff(from: &KernelState, target: &Target) -> Vec<Operation> {
     let to = &target.state;
     let links = link_changes(from, target);
@@ -102,19 +118,35 @@ pub fn diff(from: &KernelState, target: &Target) -> Vec<Operation> {
         })
         .collect();
     let from = &after_links_went_down(from, &down);
-    let ours = |link: u32, made_by_us: bool| {
-        from.link(link).is_some() && (made_by_us || target.restores || down.contains(&link))
-    };
+    // Theirs comes back where our doing took it along, or where all of a state is to come back.
+    let comes_back = |link: u32| target.restores || down.contains(&link) || target.disturbed.contains(&link);
+    let exists = |link: u32| from.link(link).is_some();
 
-    let gone: Vec<Address> = addresses_without(from, to).into_iter().filter(Address::is_ours).collect();
-    let come: Vec<Address> =
-        addresses_without(to, from).into_iter().filter(|a| ours(a.link, a.is_ours())).collect();
+    let gone: Vec<Address> = addresses_without(from, to).filter(Address::is_ours).collect();
+    let come: Vec<Address> = addresses_without(to, from)
+        .filter(|address| exists(address.link))
+        .filter_map(|address| {
+            if address.is_ours() || target.wants_address(&address) {
+                return Some(Address::ours(address.link, address.prefix));
+            }
+            (!address.is_kernels() && comes_back(address.link)).then_some(address)
+        })
+        .collect();
     let (first, last): (Vec<Address>, Vec<Address>) =
         gone.into_iter().partition(|old| come.iter().any(|new| collide(old, new)));
 
-    let gone_routes: Vec<Route> = routes_without(from, to).into_iter().filter(Route::is_ours).collect();
-    let come_routes: Vec<Route> =
-        routes_without(to, from).into_iter().filter(|r| ours(r.link, r.is_ours())).collect();
+    let gone_routes: Vec<Route> = routes_without(from, to).filter(Route::is_ours).collect();
+    let mut come_routes: Vec<Route> = routes_without(to, from)
+        .filter(|route| exists(route.link))
+        .filter_map(|route| {
+            if route.is_ours() || target.wants_route(&route) {
+                return Some(Route { protocol: PROTOCOL, ..route });
+            }
+            (!route.is_kernels() && comes_back(route.link)).then_some(route)
+        })
+        .collect();
+    // A gateway may be reached by a route to its own network.
+    come_routes.sort_by_key(|route| route.gateway.is_some());
     let key = |route: &Route| (route.destination, route.metric);
     let gone_keys: HashSet<_> = gone_routes.iter().map(key).collect();
     let come_keys: HashSet<_> = come_routes.iter().map(key).collect();
@@ -135,25 +167,17 @@ pub fn diff(from: &KernelState, target: &Target) -> Vec<Operation> {
     operations
 }
 
-/// The addresses of `a` that `b` has not, without those the kernel makes by itself.
-fn addresses_without(a: &KernelState, b: &KernelState) -> Vec<Address> {
+/// The addresses of `a` that `b` has not.
+fn addresses_without<'a>(a: &'a KernelState, b: &KernelState) -> impl Iterator<Item = Address> + use<'a> {
     let theirs: HashSet<_> = b.addresses.iter().map(|address| (address.link, address.prefix)).collect();
-    (a.addresses.iter())
-        .filter(|address| !address.is_kernels())
-        .filter(|address| !theirs.contains(&(address.link, address.prefix)))
-        .copied()
-        .collect()
+    a.addresses.iter().filter(move |address| !theirs.contains(&(address.link, address.prefix))).copied()
 }
 
-/// The routes of `a` that `b` has not, without those the kernel makes by itself.
-fn routes_without(a: &KernelState, b: &KernelState) -> Vec<Route> {
+/// The routes of `a` that `b` has not.
+fn routes_without<'a>(a: &'a KernelState, b: &KernelState) -> impl Iterator<Item = Route> + use<'a> {
     let value = |route: &Route| (route.destination, route.metric, route.gateway, route.link);
     let theirs: HashSet<_> = b.routes.iter().map(value).collect();
-    (a.routes.iter())
-        .filter(|route| !route.is_kernels())
-        .filter(|route| !theirs.contains(&value(route)))
-        .copied()
-        .collect()
+    a.routes.iter().filter(move |route| !theirs.contains(&value(route))).copied()
 }
 
 /// Whether an address must go before another can come, or would take it along when it goes: the
@@ -235,6 +259,26 @@ mod tests {
             onlink: false,
             scope: 0,
         }
+    }
+
+    #[test]
+    fn what_others_supplied_is_made_when_they_no_longer_do() {
+        let links = [link(2, "eth0", true)];
+        let mut to = state(&links, &["10.0.0.50/8"], &[route("0.0.0.0/0", "10.0.0.1", 0)]);
+        to.addresses[0].protocol = 0;
+        to.routes[0].protocol = 9;
+        let mut target = reach(&to);
+        target.addresses.insert((2, to.addresses[0].prefix), String::new());
+        target.routes.insert((to.routes[0].destination, 0), String::new());
+        assert_eq!(diff(&to, &target), []);
+        let operations = diff(&state(&links, &[], &[]), &target);
+        assert_eq!(
+            operations,
+            [
+                Operation::AddAddress(Address::ours(2, to.addresses[0].prefix)),
+                Operation::AddRoute(Route { protocol: PROTOCOL, ..to.routes[0] }),
+            ]
+        );
     }
 
     fn state(links: &[Link], addresses: &[&str], routes: &[Route]) -> KernelState {

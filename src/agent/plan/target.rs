@@ -3,7 +3,7 @@
 //! The target is the observed state with only tether's own things changed: what others made is
 //! in it too, so that nothing of theirs is ever in the difference.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tether_wire::{
     check::{Desired, DesiredInterface},
@@ -23,6 +23,9 @@ pub struct Target {
     /// Whether what others made is to be put back too: the state was there before, and tether's
     /// own doing has disturbed it.
     pub restores: bool,
+    /// Links from which an address was removed or that went down on the way here: the kernel may
+    /// have taken things of others along.
+    pub disturbed: HashSet<u32>,
     /// Where an address of ours stands in the document, by link and value.
     pub(super) addresses: HashMap<(u32, Prefix), String>,
     /// Where a route of ours stands in the document, by destination and metric.
@@ -34,6 +37,16 @@ impl Target {
     #[must_use]
     pub fn back_to(&self, before: KernelState) -> Self {
         Self { state: before, links: self.links.clone(), restores: true, ..Self::default() }
+    }
+
+    /// Whether the document wants this address, whoever makes it.
+    pub fn wants_address(&self, address: &Address) -> bool {
+        self.addresses.contains_key(&(address.link, address.prefix))
+    }
+
+    /// Whether the document wants a route of this destination and metric, whoever makes it.
+    pub fn wants_route(&self, route: &Route) -> bool {
+        self.routes.contains_key(&(route.destination, route.metric))
     }
 
     /// Every wanted address and its path, whoever made it.
