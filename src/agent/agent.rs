@@ -93,7 +93,7 @@ impl Agent {
             Ok((operations, observed)) => {
                 self.applied = Some(stamp);
                 let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-                tracing::info!(generation, operations, took_us, "network verified");
+                tracing::debug!(generation, operations, took_us, "network verified");
                 Ok(Verified { stamp, operations, took_us, observed })
             }
             Err(failure) => {

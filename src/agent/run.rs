@@ -89,7 +89,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     match (options.state, boot.tether) {
         (Some(path), _) => by_file(Agent::new(kernel, dns, files, nic), &boot, path).await,
         (None, Some(tether)) => {
-            tracing::info!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
+            tracing::debug!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
             let channel = Channel::start(boot.guest.clone(), Management::new(tether)?);
             by_host(Agent::new(kernel, dns, files, nic), &boot, channel).await
         }
@@ -208,7 +208,15 @@ impl Guest<'_> {
                 match self.agent.apply(apply.generation, &apply.state).await {
                     Ok(verified) => {
                         self.in_force();
+                        let (operations, took_us) = (verified.operations, verified.took_us);
                         self.channel.reply(connection, verified).await;
+                        // The host hears of it before the console, which may be a slow one.
+                        tracing::info!(
+                            generation = apply.generation,
+                            operations,
+                            took_us,
+                            "network verified"
+                        );
                         let workload = self.agent.workload().or(self.boot.workload.as_ref());
                         supervisor.start(workload, &mut |event| self.channel.event(event));
                     }

@@ -98,7 +98,10 @@ impl Session {
             Ok(Err(end)) => return end,
             Err(_) => return End::NoWelcome(format!("no answer in {PATIENCE:?}")),
         };
-        tracing::info!(protocol = welcome.protocol, host = welcome.host_version, "tether up");
+        // The first is nothing to wake a person for; one that comes back is.
+        if self.number > 0 {
+            tracing::info!(protocol = welcome.protocol, host = welcome.host_version, "tether up again");
+        }
         self.number += 1;
         self.shared.connection.store(self.number, Relaxed);
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
