@@ -83,13 +83,7 @@ impl Agent {
     pub async fn apply(&mut self, generation: u64, state: &DesiredState) -> Result<Verified, Failed> {
         let started = Instant::now();
         let stamp = Stamp { generation, digest: state_digest(state) };
-        let outcome = match self.judge(stamp) {
-            Err(failure) => Err(failure),
-            // One that is in force already goes the same way: it is read back, and mended where
-            // somebody has disturbed it.
-            Ok(()) => self.put_in_force(state).await,
-        };
-        match outcome {
+        match self.put_in_force(stamp, state).await {
             Ok((operations, observed)) => {
                 self.applied = Some(stamp);
                 let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -146,16 +140,14 @@ impl Agent {
         }
     }
 
-    /// Whether a document is worth reading.
-    fn judge(&self, stamp: Stamp) -> Result<(), Failure> {
-        judge(self.applied, stamp).map_err(|problem| untouched(Phase::Generation, vec![problem]))
-    }
-
-    /// The procedure of `docs/design.md`, "How a configuration is carried out".
-    async fn put_in_force(&mut self, state: &DesiredState) -> Result<(u32, Observed), Failure> {
+    /// The procedure of `docs/design.md`, "How a desired state is put in force".
+    ///
+    /// One that is in force already goes the same way: it is read back, and mended where somebody
+    /// has disturbed it.
+    async fn put_in_force(&mut self, stamp: Stamp, state: &DesiredState) -> Result<(u32, Observed), Failure> {
+        judge(self.applied, stamp).map_err(|problem| untouched(Phase::Generation, vec![problem]))?;
         let desired = state.check().map_err(|problems| untouched(Phase::Check, problems))?;
-        let before =
-            self.kernel.observe().await.map_err(|e| untouched(Phase::Plan, vec![cannot_read(&e)]))?;
+        let before = self.read(Phase::Plan).await?;
         let mut target = plan::target(&desired, &before, self.management)
             .map_err(|problems| untouched(Phase::Plan, problems))?;
         let files = self.files.snapshot();
@@ -201,7 +193,7 @@ impl Agent {
                     if late || timeout_at(end, self.kernel.changed()).await.is_err() {
                         return Err(untouched(Phase::Verify, problems));
                     }
-                    now = self.read_back().await?;
+                    now = self.read(Phase::Verify).await?;
                 }
             }
         }
@@ -232,13 +224,17 @@ impl Agent {
                 }
                 done += 1;
             }
-            now = self.read_back().await?;
+            now = self.read(Phase::Verify).await?;
         }
         if plan::diff(&now, target).is_empty() { Ok((done, now)) } else { Err(does_not_stay(target, &now)) }
     }
 
-    async fn read_back(&self) -> Result<KernelState, Failure> {
-        self.kernel.observe().await.map_err(|error| untouched(Phase::Verify, vec![cannot_read(&error)]))
+    /// Reads the kernel, `phase` being what it is read for.
+    async fn read(&self, phase: Phase) -> Result<KernelState, Failure> {
+        self.kernel.observe().await.map_err(|error| {
+            let message = format!("the kernel cannot be read: {error}");
+            untouched(phase, vec![Problem::new("interfaces", message)])
+        })
     }
 
     /// Goes back to `before`. Says whether kernel and files, read back, are as they were.
@@ -273,10 +269,6 @@ fn judge(in_force: Option<Stamp>, new: Stamp) -> Result<(), Problem> {
 /// A failure whose rollback, if there is anything to roll back, the caller does.
 fn untouched(phase: Phase, problems: Vec<Problem>) -> Failure {
     Failure { phase, problems, operation: None, restored: true }
-}
-
-fn cannot_read(error: &KernelError) -> Problem {
-    Problem::new("interfaces", format!("the kernel cannot be read: {error}"))
 }
 
 fn refused(target: &Target, operation: &Operation, error: &KernelError) -> Failure {

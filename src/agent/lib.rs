@@ -7,6 +7,7 @@ pub mod agent;
 pub mod boot;
 pub mod channel;
 pub mod console;
+mod deadline;
 pub mod dns;
 pub mod files;
 pub mod init;

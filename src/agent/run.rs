@@ -13,13 +13,14 @@ use tether_wire::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use crate::{
     agent::Agent,
     boot::{self, DocumentError},
     channel::{Channel, Incoming},
+    deadline::sleep_until_some,
     dns,
     files::Files,
     init::{self, Ending, Supervisor},
@@ -270,13 +271,5 @@ impl Guest<'_> {
         tracing::info!(?exit, "workload ended");
         self.channel.exited(exit);
         self.power_off_at = Some(Instant::now() + EXIT_PATIENCE);
-    }
-}
-
-/// Sleeps until `at`, or for ever.
-async fn sleep_until_some(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -9,8 +9,10 @@ use tether_wire::{
 };
 use tokio::{
     signal::unix::{self, SignalKind},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
+
+use crate::deadline::sleep_until_some;
 
 use super::{
     is_process_1,
@@ -113,7 +115,7 @@ impl Supervisor {
                     self.reap();
                     false
                 }
-                () = kill_time(self.kill_at) => {
+                () = sleep_until_some(self.kill_at) => {
                     self.kill_at = None;
                     if let State::Running(running) = &self.workload {
                         running.signal(Signal::SIGKILL);
@@ -138,13 +140,5 @@ impl Supervisor {
         {
             self.workload = State::Ended(exit);
         }
-    }
-}
-
-/// Sleeps until a workload that does not end by itself is to be killed; for ever when none is.
-async fn kill_time(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
