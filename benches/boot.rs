@@ -22,7 +22,7 @@ const CONFIG: &str = r#"
 "#;
 
 fn main() {
-    let vch = binary("vch");
+    let vch = binary("static-host");
     let target = vch.ancestors().nth(3).expect("target/<triple>/<profile>/vch");
     let (image, floor) = (target.join("vmimage"), target.join("vmimage-floor"));
     for needed in [&image, &floor] {

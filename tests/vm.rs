@@ -51,7 +51,7 @@ impl Machines {
     }
 
     fn vch(&self, arguments: &[&str]) -> Command {
-        let mut command = self.space.command(binary("vch"));
+        let mut command = self.space.command(binary("static-host"));
         command.arg(arguments[0]).arg(self.config()).args(&arguments[1..]);
         command
     }
@@ -69,7 +69,7 @@ impl Machines {
 
 /// The image that `vmimage/build` makes.
 fn image() -> String {
-    let target = binary("vch");
+    let target = binary("static-host");
     let directory = target.ancestors().nth(3).expect("target/<triple>/<profile>/vch").join("vmimage");
     assert!(
         directory.join("initramfs").exists(),

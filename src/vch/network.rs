@@ -15,8 +15,6 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, packet_core::ErrorMessage};
 use tether_wire::value::{IfName, MacAddr, Prefix};
 use tokio::time::timeout;
 
-use crate::plan::Plan;
-
 /// How long the kernel may take over one request.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -53,18 +51,19 @@ impl Networks {
         Ok(Self { handle })
     }
 
-    /// Makes every bridge of the plan with the host's addresses on it. Returns the index of the
-    /// management network's bridge.
-    pub async fn make(&self, plan: &Plan) -> Result<u32, NetworkError> {
-        let management = self.bridge(&plan.management_bridge, plan.management_mac(), None).await?;
-        self.address(management, plan.management_address).await?;
-        for network in &plan.networks {
-            let bridge = self.bridge(&network.bridge, network.mac, network.mtu).await?;
-            for gateway in &network.gateways {
-                self.address(bridge, *gateway).await?;
-            }
+    /// Makes a bridge with these addresses of the host on it. Returns its index.
+    pub async fn make_bridge(
+        &self,
+        name: &IfName,
+        mac: MacAddr,
+        mtu: Option<u32>,
+        addresses: &[Prefix],
+    ) -> Result<u32, NetworkError> {
+        let bridge = self.bridge(name, mac, mtu).await?;
+        for address in addresses {
+            self.address(bridge, *address).await?;
         }
-        Ok(management)
+        Ok(bridge)
     }
 
     /// Puts a device on a bridge and brings it up. The MTU has to be the bridge's: longer packets

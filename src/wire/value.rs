@@ -20,7 +20,7 @@ fn wrong<T>(message: String) -> Result<T, ParseError> {
 /// The name a host knows a guest by: 1 to 64 of `A-Z a-z 0-9 _ . -`.
 ///
 /// 64 is the length of a Docker container id in hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GuestId(String);
 
 impl FromStr for GuestId {
@@ -280,9 +280,15 @@ macro_rules! serde_as_text {
                 String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
             }
         }
+
+        impl Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
     )+};
 }
-serde_as_text!(GuestId);
+serde_as_text!(GuestId, IfName, MacAddr, Prefix);
 
 #[cfg(test)]
 mod tests {

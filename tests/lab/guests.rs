@@ -46,7 +46,8 @@ impl Lab {
     pub fn guest(&self, name: &str, addresses: &[[u8; 4]]) -> Guest {
         let space = Space::new();
         let config = self.directory.path().join("vch.toml");
-        let document = self.host.command(binary("vch")).arg("boot-document").arg(config).arg(name).output();
+        let document =
+            self.host.command(binary("static-host")).arg("boot-document").arg(config).arg(name).output();
         let document = document.expect("vch can be started").stdout;
         let boot = self.directory.path().join(format!("{name}.json"));
         fs::write(&boot, &document).expect("the boot document");
@@ -127,7 +128,7 @@ impl Guest {
 }
 
 fn serve(host: &Space, directory: &TempDir) -> Process {
-    let mut command = host.command(binary("vch"));
+    let mut command = host.command(binary("static-host"));
     command.args(["serve", "--json"]).arg(directory.path().join("vch.toml"));
     Process::start(command)
 }

@@ -1,14 +1,21 @@
-//! `vch`: the container host's command.
+//! `static-host`: a host for tests and benchmarks, on the same libraries as `vch`. Its networks and
+//! containers are a file's; it knows no Docker and keeps nothing.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use vch::{
+mod config;
+mod machine;
+mod output;
+mod plan;
+mod serve;
+
+use crate::{
     output::Output,
     serve::{ServeError, read_plan, run_machine, serve},
 };
 
-/// The Virtual Container Host: networks, addresses, names and machines for container VMs.
+/// A host whose networks and containers are a file's.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -79,7 +86,7 @@ async fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vch: {error}");
+            eprintln!("static-host: {error}");
             ExitCode::FAILURE
         }
     }

@@ -15,7 +15,7 @@ use tether_wire::{
 /// Something worth telling.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", content = "detail", rename_all = "snake_case")]
-pub enum News {
+pub(crate) enum News {
     /// Guests can dial in.
     Listening {
         /// Where.
@@ -52,7 +52,7 @@ pub enum News {
 
 /// Where news goes.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub(crate) struct Output {
     started: Instant,
     json: bool,
 }
@@ -67,17 +67,17 @@ struct Line<'a> {
 
 impl Output {
     /// Starts the clock that every line carries.
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         Self { started: Instant::now(), json }
     }
 
     /// Tells an event of a guest.
-    pub fn event(&self, event: Event) {
+    pub(crate) fn event(&self, event: Event) {
         self.tell(&event.guest.to_string(), &News::Guest(event.kind));
     }
 
     /// Tells news of `guest`, or of the host itself when that is empty.
-    pub fn tell(&self, guest: &str, news: &News) {
+    pub(crate) fn tell(&self, guest: &str, news: &News) {
         let at = self.started.elapsed();
         let text = if self.json {
             let at_ms = at.as_secs_f64() * 1_000.0;
@@ -145,7 +145,7 @@ fn say(news: &News) -> String {
 }
 
 /// A guest's status for a person.
-pub fn status(status: &Status) -> String {
+pub(crate) fn status(status: &Status) -> String {
     let mut lines = vec![format!(
         "agent {}, up {:.1} s, {} KiB resident",
         status.agent_version,

@@ -14,78 +14,80 @@ use tether_wire::{
     value::{GuestId, IfName, MacAddr, Prefix},
 };
 
-use crate::config::{Config, Container, Network, Nic};
+use vch::machine::NicModel;
+
+use crate::config::{Config, Container, Network};
 
 /// The interface identifier of the host's link-local address on the management network.
 const HOST_IDENTIFIER: u64 = 1;
 
 /// Everything that follows from a configuration.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The management network's bridge.
-    pub management_bridge: IfName,
+    pub(crate) management_bridge: IfName,
     /// The host's address on it.
-    pub management_address: Prefix,
+    pub(crate) management_address: Prefix,
     /// The TCP port guests dial.
-    pub port: u16,
+    pub(crate) port: u16,
     /// The bridge networks.
-    pub networks: Vec<PlannedNetwork>,
+    pub(crate) networks: Vec<PlannedNetwork>,
     /// The containers.
-    pub containers: Vec<PlannedContainer>,
+    pub(crate) containers: Vec<PlannedContainer>,
 }
 
 /// A bridge network.
 #[derive(Clone, Debug)]
-pub struct PlannedNetwork {
+pub(crate) struct PlannedNetwork {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its bridge, named as Docker names them: `br-` and 12 hexadecimal digits.
-    pub bridge: IfName,
+    pub(crate) bridge: IfName,
     /// The host's own addresses on it, the containers' gateways.
-    pub gateways: Vec<Prefix>,
+    pub(crate) gateways: Vec<Prefix>,
     /// The bridge's MAC address, so that it does not change with the ports'.
-    pub mac: MacAddr,
+    pub(crate) mac: MacAddr,
     /// The MTU of everything on it.
-    pub mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
 }
 
 /// A container.
 #[derive(Clone, Debug)]
-pub struct PlannedContainer {
+pub(crate) struct PlannedContainer {
     /// Its guest's id.
-    pub id: GuestId,
+    pub(crate) id: GuestId,
     /// Its management NIC.
-    pub management_mac: MacAddr,
+    pub(crate) management_mac: MacAddr,
     /// That NIC's address, `None` for link-local.
-    pub management_address: Option<Prefix>,
+    pub(crate) management_address: Option<Prefix>,
     /// Its attachments, the first giving the default route.
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     /// All its names, its own first.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// What it runs.
-    pub workload: Option<Workload>,
+    pub(crate) workload: Option<Workload>,
     /// Its DNS servers.
-    pub upstreams: Vec<String>,
+    pub(crate) upstreams: Vec<String>,
     /// The model of its NICs on bridge networks.
-    pub nic: Nic,
+    pub(crate) nic: NicModel,
     /// Its machine's memory in MiB.
-    pub memory_mib: u32,
+    pub(crate) memory_mib: u32,
 }
 
 /// A container's attachment to a network.
 #[derive(Clone, Debug)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// The network, an index into [`Plan::networks`].
-    pub network: usize,
+    pub(crate) network: usize,
     /// Its NIC.
-    pub mac: MacAddr,
+    pub(crate) mac: MacAddr,
     /// Its addresses.
-    pub addresses: Vec<Prefix>,
+    pub(crate) addresses: Vec<Prefix>,
 }
 
 impl Plan {
     /// Works the plan out, or says everything that is wrong with the configuration.
-    pub fn new(config: &Config) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn new(config: &Config) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         let mut management = plan_management(&config.management, &mut problems);
         let mut pools = Vec::new();
@@ -142,17 +144,17 @@ impl Plan {
     }
 
     /// The container of this name.
-    pub fn container(&self, name: &str) -> Option<&PlannedContainer> {
+    pub(crate) fn container(&self, name: &str) -> Option<&PlannedContainer> {
         self.containers.iter().find(|container| container.id.to_string() == name)
     }
 
     /// The MAC address of the management network's bridge.
-    pub fn management_mac(&self) -> MacAddr {
+    pub(crate) fn management_mac(&self) -> MacAddr {
         hashed_mac(&format!("bridge {}", self.management_bridge))
     }
 
     /// What a container's guest knows before it has a channel.
-    pub fn boot_document(&self, container: &PlannedContainer) -> BootDocument {
+    pub(crate) fn boot_document(&self, container: &PlannedContainer) -> BootDocument {
         BootDocument {
             guest: container.id.to_string(),
             management: Some(Management {
@@ -168,7 +170,7 @@ impl Plan {
     }
 
     /// What is wanted of a container's guest.
-    pub fn desired_state(&self, container: &PlannedContainer) -> DesiredState {
+    pub(crate) fn desired_state(&self, container: &PlannedContainer) -> DesiredState {
         let interface = |(e, endpoint): (usize, &Endpoint)| {
             let network = &self.networks[endpoint.network];
             let default_route = |gateway: &Prefix| Route {
@@ -194,7 +196,7 @@ impl Plan {
     }
 
     /// The names a container may look up: everybody on its networks for whom `alive` holds.
-    pub fn names(&self, container: &PlannedContainer, alive: impl Fn(&GuestId) -> bool) -> NameTables {
+    pub(crate) fn names(&self, container: &PlannedContainer, alive: impl Fn(&GuestId) -> bool) -> NameTables {
         let endpoints = |network: usize| {
             self.containers.iter().filter(|other| alive(&other.id)).filter_map(move |other| {
                 let endpoint = other.endpoints.iter().find(|endpoint| endpoint.network == network)?;

@@ -8,11 +8,13 @@ use std::{fs, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::Command,
     time::timeout,
 };
 
-use crate::machine::{Accelerator, Image, base_arguments, spawn};
+use super::{
+    Image,
+    qemu::{Accelerator, Invocation},
+};
 
 /// How long a machine on a good KVM may take to show its first sign of life. Firecracker's
 /// promise is 125 ms; the kernel's decompression and a slow disk are forgiven.
@@ -46,9 +48,11 @@ pub async fn find(image: &Image) -> Accelerator {
 
 /// Whether a machine on KVM comes as far as process 1, `None` when there is no machine.
 async fn probe(image: &Image) -> Option<bool> {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args(base_arguments(image, Accelerator::Kvm, 128)).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut machine = spawn(&mut command, &[]).ok()?;
+    let mut invocation = Invocation::new(image, Accelerator::Kvm, 128, 1);
+    invocation.console_on_stdout();
+    let mut command = invocation.command();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut machine = invocation.spawn(&mut command).ok()?;
     let mut lines = BufReader::new(machine.stdout.take()?).split(b'\n');
     let alive = timeout(LIMIT, async {
         while let Ok(Some(line)) = lines.next_segment().await {

@@ -21,11 +21,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{
-    accelerator,
-    config::{Config, ConfigError},
-    machine::{self, Accelerator, Image, MachineError},
+use vch::{
+    machine::{Image, MachineError, accelerator, qemu::Accelerator},
     network::{NetworkError, Networks},
+};
+
+use crate::{
+    config::{Config, ConfigError},
+    machine::{self, StartError},
     output::{self, News, Output},
     plan::Plan,
 };
@@ -39,7 +42,7 @@ const CONSOLE_LINE: usize = 4 << 10;
 
 /// Why the host does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
+pub(crate) enum ServeError {
     /// The file is no configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -57,6 +60,9 @@ pub enum ServeError {
     /// A machine could not be started.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// A machine could not be started.
+    #[error(transparent)]
+    Launch(#[from] StartError),
     /// The configuration has no such container.
     #[error("{path}: there is no container {name:?}")]
     NoContainer {
@@ -79,7 +85,7 @@ pub enum ServeError {
 }
 
 /// Reads a configuration and plans it.
-pub fn read_plan(path: &Path) -> Result<Plan, ServeError> {
+pub(crate) fn read_plan(path: &Path) -> Result<Plan, ServeError> {
     let config = Config::read(path)?;
     Plan::new(&config).map_err(|problems| ServeError::Wrong { path: path.to_owned(), problems })
 }
@@ -88,7 +94,7 @@ pub fn read_plan(path: &Path) -> Result<Plan, ServeError> {
 /// started too, and stopped at the end; it ends by itself when all of them have.
 ///
 /// SIGHUP reads the configuration again and pushes what has changed to the guests.
-pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Result<(), ServeError> {
+pub(crate) async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Result<(), ServeError> {
     // First of all: a signal that comes while machines start waits until they can be stopped.
     let mut again = signal(SignalKind::hangup())?;
     let mut show = signal(SignalKind::user_defined1())?;
@@ -97,7 +103,7 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
     let mut plan = read_plan(config)?;
     let image = image.map(Image::open).transpose()?;
     let networks = Networks::open()?;
-    let management = networks.make(&plan).await?;
+    let management = make_networks(&plan, &networks).await?;
     let address = match plan.management_address.address() {
         IpAddr::V4(v4) => SocketAddr::from((v4, plan.port)),
         // The index says on which link a link-local address is; it does no harm to others.
@@ -177,10 +183,21 @@ pub async fn serve(config: &Path, image: Option<&Path>, output: &Output) -> Resu
     }
 }
 
+/// Makes every bridge of the plan with the host's addresses on it. Returns the index of the
+/// management network's bridge.
+async fn make_networks(plan: &Plan, networks: &Networks) -> Result<u32, NetworkError> {
+    let own = [plan.management_address];
+    let management = networks.make_bridge(&plan.management_bridge, plan.management_mac(), None, &own).await?;
+    for network in &plan.networks {
+        networks.make_bridge(&network.bridge, network.mac, network.mtu, &network.gateways).await?;
+    }
+    Ok(management)
+}
+
 /// Reads the configuration again and makes its networks.
 async fn reload(config: &Path, networks: &Networks) -> Result<Plan, ServeError> {
     let plan = read_plan(config)?;
-    networks.make(&plan).await?;
+    make_networks(&plan, networks).await?;
     Ok(plan)
 }
 
@@ -259,7 +276,12 @@ impl Machines {
 /// standard output, until it ends.
 ///
 /// `append` is for the kernel's command line.
-pub async fn run_machine(config: &Path, name: &str, image: &Path, append: &str) -> Result<(), ServeError> {
+pub(crate) async fn run_machine(
+    config: &Path,
+    name: &str,
+    image: &Path,
+    append: &str,
+) -> Result<(), ServeError> {
     let plan = read_plan(config)?;
     let container = plan
         .container(name)

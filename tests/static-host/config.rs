@@ -4,33 +4,34 @@ use std::path::Path;
 
 use serde::Deserialize;
 use tether_wire::message::DEFAULT_PORT;
+use vch::machine::NicModel;
 
 /// The configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Config {
+pub(crate) struct Config {
     /// The management network.
     #[serde(default)]
-    pub management: Management,
+    pub(crate) management: Management,
     /// The bridge networks.
     #[serde(default, rename = "network")]
-    pub networks: Vec<Network>,
+    pub(crate) networks: Vec<Network>,
     /// The containers.
     #[serde(default, rename = "container")]
-    pub containers: Vec<Container>,
+    pub(crate) containers: Vec<Container>,
 }
 
 /// The management network.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Management {
+pub(crate) struct Management {
     /// The bridge that is it.
-    pub bridge: String,
+    pub(crate) bridge: String,
     /// The TCP port guests dial.
-    pub port: u16,
+    pub(crate) port: u16,
     /// An address plan, where link-local IPv6 is not wanted: the host has the first address,
     /// containers follow in the order of this file.
-    pub subnet: Option<String>,
+    pub(crate) subnet: Option<String>,
 }
 
 impl Default for Management {
@@ -42,62 +43,51 @@ impl Default for Management {
 /// A bridge network.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Network {
+pub(crate) struct Network {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its subnets, one of each family at most. The first address of each is the host's, the
     /// gateway; containers follow in the order of this file.
-    pub subnets: Vec<String>,
+    pub(crate) subnets: Vec<String>,
     /// The MTU of everything on it.
-    pub mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
 }
 
 /// A container.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Container {
+pub(crate) struct Container {
     /// Its name, which is also its guest's id and host name.
-    pub name: String,
+    pub(crate) name: String,
     /// The networks it is on, the first giving the default route.
-    pub networks: Vec<String>,
+    pub(crate) networks: Vec<String>,
     /// Other names it has on all of them.
     #[serde(default)]
-    pub aliases: Vec<String>,
+    pub(crate) aliases: Vec<String>,
     /// The program and its arguments.
     #[serde(default)]
-    pub command: Vec<String>,
+    pub(crate) command: Vec<String>,
     /// Environment variables, `NAME=value`.
     #[serde(default)]
-    pub env: Vec<String>,
+    pub(crate) env: Vec<String>,
     /// DNS servers for names that are not the host's.
     #[serde(default)]
-    pub dns: Vec<String>,
+    pub(crate) dns: Vec<String>,
     /// The NIC its machine has on the bridge networks.
     #[serde(default)]
-    pub nic: Nic,
+    pub(crate) nic: NicModel,
     /// Its machine's memory in MiB.
     #[serde(default = "default_memory")]
-    pub memory_mib: u32,
+    pub(crate) memory_mib: u32,
 }
 
 fn default_memory() -> u32 {
     128
 }
 
-/// A model of NIC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Nic {
-    /// virtio-net, the NIC of KVM.
-    #[default]
-    VirtioNet,
-    /// VMXNET3, the NIC of vSphere.
-    Vmxnet3,
-}
-
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file cannot be read.
     #[error("{path}: {source}")]
     Unreadable {
@@ -118,7 +108,7 @@ pub enum ConfigError {
 
 impl Config {
     /// Reads the file at `path`.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: name.clone(), source })?;
