@@ -6,6 +6,7 @@ use std::{
 };
 
 use tether_wire::{
+    boot::BootWorkload,
     check::Desired,
     message::{
         Failed, FailedOperation, Failure, NamesApplied, NamesFailed, Phase, Verified, names_digest,
@@ -13,7 +14,7 @@ use tether_wire::{
     },
     names::NameTables,
     problem::{Problem, Problems},
-    state::{DesiredState, Workload},
+    state::DesiredState,
     status::{Condition, Observed, Stamp, Status},
     upstream::Upstream,
     value::MacAddr,
@@ -47,7 +48,7 @@ pub struct Agent {
     management: Option<MacAddr>,
     applied: Option<Stamp>,
     names: Option<Stamp>,
-    workload: Option<Workload>,
+    workload: Option<BootWorkload>,
 }
 
 impl Agent {
@@ -67,7 +68,7 @@ impl Agent {
     }
 
     /// The workload of the desired state in force.
-    pub fn workload(&self) -> Option<&Workload> {
+    pub fn workload(&self) -> Option<&BootWorkload> {
         self.workload.as_ref()
     }
 
@@ -154,7 +155,7 @@ impl Agent {
         match self.reach(&desired, &mut target, before.clone()).await {
             Ok((operations, now)) => {
                 self.dns.set_upstreams(upstreams(&desired, &now));
-                self.workload.clone_from(&desired.workload);
+                self.workload = desired.workload.clone().map(BootWorkload::from);
                 Ok((operations, report::observed(&now, self.management)))
             }
             Err(failure) => {

@@ -239,6 +239,7 @@ impl Guest<'_> {
                 self.report_soon();
             }
             FromHost::Stop(stop) => supervisor.stop(Duration::from_millis(stop.grace_ms.into())),
+            FromHost::Signal(signal) => supervisor.signal(signal.number),
             FromHost::ExitSeen(_) => {
                 self.channel.exit_seen();
                 if self.power_off_at.is_some() {

@@ -50,6 +50,7 @@ pub enum EventKind {
     Status(Arc<Status>),
     /// Something it reports.
     Guest(tether_wire::message::Event),
-    /// Its workload has ended.
+    /// Its workload has ended. Told again at each of its connections, until
+    /// [`Host::exit_seen`](crate::Host::exit_seen) is called.
     WorkloadExited(Exit),
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tether_wire::{
     message::{
-        Apply, Failed, FromHost, Hello, Names, NamesApplied, NamesFailed, Phase, Stop, Verified, limit,
-        names_digest, state_digest,
+        Apply, Failed, FromHost, Hello, Names, NamesApplied, NamesFailed, Phase, Signal, Stop, Verified,
+        limit, names_digest, state_digest,
     },
     names::NameTables,
     state::DesiredState,
@@ -154,6 +154,17 @@ impl Guest {
     /// Tells the guest to stop. `false` when it is away.
     pub(crate) fn stop(&self, stop: Stop) -> bool {
         let outbox = self.connection.as_ref().map(|(_, outbox)| outbox.stop(stop));
+        outbox.is_some()
+    }
+
+    /// Sends a signal to the workload. `false` when the guest is away or too many are waiting.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        self.connection.as_ref().is_some_and(|(_, outbox)| outbox.signal(signal))
+    }
+
+    /// Tells the guest that its workload's end is noted. `false` when it is away.
+    pub(crate) fn exit_seen(&self) -> bool {
+        let outbox = self.connection.as_ref().map(|(_, outbox)| outbox.exit_seen());
         outbox.is_some()
     }
 
@@ -400,6 +411,29 @@ mod tests {
             std::pin::pin!(new.next()).poll(&mut context),
             std::task::Poll::Ready(Some(FromHost::Stop(_)))
         ));
+    }
+
+    #[test]
+    fn signals_wait_in_order_and_none_is_lost() {
+        let mut guest = Guest::default();
+        assert!(!guest.signal(Signal { number: 1 }), "it is away");
+        let queue = guest.connected(1, &hello(None));
+        for number in [1, 15, 15, 9] {
+            assert!(guest.signal(Signal { number }));
+        }
+        assert!(guest.exit_seen());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut next = || match std::pin::pin!(queue.next()).poll(&mut context) {
+            std::task::Poll::Ready(message) => message,
+            std::task::Poll::Pending => None,
+        };
+        assert!(matches!(next(), Some(FromHost::ExitSeen(_))));
+        for expected in [1, 15, 15, 9] {
+            assert_eq!(next(), Some(FromHost::Signal(Signal { number: expected })));
+        }
+        assert_eq!(next(), None);
+        let fits = (0..1_000).take_while(|number| guest.signal(Signal { number: *number })).count();
+        assert_eq!(fits, 64);
     }
 
     #[test]

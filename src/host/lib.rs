@@ -57,12 +57,12 @@ use tokio::{
 pub use error::{ApplyError, NamesError};
 pub use event::{Event, EventKind};
 pub use tether_wire::{
-    boot, message, names, problem, state, status,
+    boot, message, names, problem, state, status, streams,
     value::{self, GuestId},
 };
 
 use guest::Guest;
-use message::{NamesApplied, Stop, Verified};
+use message::{NamesApplied, Signal, Stop, Verified};
 use names::NameTables;
 use state::DesiredState;
 use status::Status;
@@ -181,6 +181,20 @@ impl Host {
     pub fn stop(&self, guest: &GuestId, grace: Duration) -> bool {
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
         self.shared.guests().get(guest).is_some_and(|guest| guest.stop(Stop { grace_ms }))
+    }
+
+    /// Sends the signal of this number to a guest's workload, to its first process alone. Every
+    /// signal is sent, in order. `false` when the guest is not connected, or when 64 are waiting
+    /// already.
+    pub fn signal(&self, guest: &GuestId, number: i32) -> bool {
+        self.shared.guests().get(guest).is_some_and(|guest| guest.signal(Signal { number }))
+    }
+
+    /// Tells a guest that the end of its workload is noted for good, upon which it powers off.
+    /// `false` when it is not connected: it will say again how the workload ended
+    /// ([`EventKind::WorkloadExited`]), and asks for this again by that.
+    pub fn exit_seen(&self, guest: &GuestId) -> bool {
+        self.shared.guests().get(guest).is_some_and(Guest::exit_seen)
     }
 
     /// The newest status of a guest, `None` before its first.

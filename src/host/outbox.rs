@@ -1,12 +1,18 @@
-//! What waits to be sent to one guest: of everything the newest.
+//! What waits to be sent to one guest: of everything the newest, of signals every one.
 //!
 //! A document that was not sent yet is replaced by its successor, so a burst of changes costs a
 //! slow guest one message and the host no memory.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
-use tether_wire::message::{Apply, FromHost, Names, Stop};
+use tether_wire::message::{Apply, ExitSeen, FromHost, Names, Signal, Stop};
 use tokio::sync::Notify;
+
+/// How many signals wait at most.
+const SIGNALS: usize = 64;
 
 /// The host's end: what is put in is sent. Dropping it ends the connection.
 #[derive(Debug)]
@@ -27,6 +33,8 @@ struct Slots {
     names: Option<Names>,
     state: Option<Apply>,
     stop: Option<Stop>,
+    exit_seen: Option<ExitSeen>,
+    signals: VecDeque<Signal>,
     closed: bool,
 }
 
@@ -60,6 +68,22 @@ impl Outbox {
     pub(crate) fn stop(&self, stop: Stop) {
         self.0.change(|slots| slots.stop = Some(stop));
     }
+
+    pub(crate) fn exit_seen(&self) {
+        self.0.change(|slots| slots.exit_seen = Some(ExitSeen));
+    }
+
+    /// `false` when too many are waiting already.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        let mut fits = false;
+        self.0.change(|slots| {
+            fits = slots.signals.len() < SIGNALS;
+            if fits {
+                slots.signals.push_back(signal);
+            }
+        });
+        fits
+    }
 }
 
 impl Drop for Outbox {
@@ -77,9 +101,12 @@ impl Waiting {
                 if slots.closed {
                     return None;
                 }
-                // Stop first: what comes after it is not wanted any more. Names before the state: a
-                // workload starts when that is verified, and may look up a name at once.
-                let next = (slots.stop.take().map(FromHost::from))
+                // Signals were asked for before a stop that may follow on them. Then stop: what comes
+                // after it is not wanted any more. Names before the state: a workload starts when
+                // that is verified, and may look up a name at once.
+                let next = (slots.exit_seen.take().map(FromHost::from))
+                    .or_else(|| slots.signals.pop_front().map(FromHost::from))
+                    .or_else(|| slots.stop.take().map(FromHost::from))
                     .or_else(|| slots.names.take().map(FromHost::from))
                     .or_else(|| slots.state.take().map(FromHost::from));
                 if next.is_some() {

@@ -6,8 +6,8 @@ use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{FrameCodec, FrameError},
     message::{
-        ExitSeen, FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused,
-        Sender, Welcome,
+        FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused, Sender,
+        Welcome,
     },
     value::GuestId,
 };
@@ -227,9 +227,8 @@ fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Op
             (None, Some(EventKind::Status(status)))
         }
         FromGuest::Event(event) => (None, Some(EventKind::Guest(event))),
-        FromGuest::WorkloadExited(exited) => {
-            (Some(ExitSeen.into()), Some(EventKind::WorkloadExited(exited.exit)))
-        }
+        // The host program says when it has noted that.
+        FromGuest::WorkloadExited(exited) => (None, Some(EventKind::WorkloadExited(exited.exit))),
     };
     drop(guests);
     if let Some(event) = event {

@@ -12,7 +12,7 @@ use crate::{
     names::host_address,
     problem::{Problem, Problems},
     state::Workload,
-    value::{GuestId, MacAddr, Prefix, is_link_local},
+    value::{GuestId, MacAddr, Prefix, is_link_local, quoted},
 };
 
 /// The boot document as it is written, in JSON.
@@ -30,7 +30,46 @@ pub struct BootDocument {
     /// What process 1 starts once the network is verified, unless the desired state names
     /// something else.
     #[serde(default)]
-    pub workload: Option<Workload>,
+    pub workload: Option<BootWorkload>,
+    /// The container's file system. Absent: the workload runs in the boot image.
+    #[serde(default)]
+    pub root: Option<Root>,
+}
+
+/// The container's process, with what only a boot document can say of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BootWorkload {
+    /// The program and its arguments. The program is looked for in `PATH` unless it has a `/`.
+    pub argv: Vec<String>,
+    /// Environment variables, `NAME=value`. Added unless given: `PATH`, and with a `root` `HOME`,
+    /// `HOSTNAME` and, with a terminal, `TERM`.
+    pub env: Vec<String>,
+    /// The working directory, absolute. Empty: `/`. With a `root` it is made when it is missing.
+    pub cwd: String,
+    /// Who runs it: `name`, `uid`, `name:group`, `uid:gid`, looked up in the container's own
+    /// `/etc/passwd` and `/etc/group`. Empty: root. Needs a `root`.
+    pub user: String,
+    /// Whether it runs on a terminal of its own.
+    pub terminal: bool,
+    /// The terminal's lines when it starts, 0 if nobody knows yet.
+    pub rows: u16,
+    /// The characters in each line, 0 if nobody knows yet.
+    pub columns: u16,
+    /// Whether it gets input from the host. `false`: standard input is `/dev/null`, but for a
+    /// terminal, which stays silent.
+    pub stdin: bool,
+}
+
+/// The disks that make the container's file system, by their serial numbers (virtio-blk's
+/// `serial=`, 1 to 20 bytes).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Root {
+    /// The image: squashfs, read only.
+    pub image: String,
+    /// What is written: ext4, formatted already; it is kept from one start to the next.
+    pub writable: String,
 }
 
 /// The NIC that carries the tether.
@@ -67,7 +106,9 @@ pub struct Boot {
     /// The way to the host, `None` where there is none.
     pub tether: Option<Tether>,
     /// The workload, unless the desired state names one.
-    pub workload: Option<Workload>,
+    pub workload: Option<BootWorkload>,
+    /// The container's file system.
+    pub root: Option<Root>,
 }
 
 /// The way to the host.
@@ -104,13 +145,66 @@ impl BootDocument {
             }
         };
         if let Some(workload) = &self.workload {
-            check_workload("workload", workload, &mut problems);
+            workload.check("workload", self.root.is_some(), &mut problems);
+        }
+        if let Some(root) = &self.root {
+            root.check(&mut problems);
         }
         match (guest, problems.into_result(())) {
-            (Some(guest), Ok(())) => Ok(Boot { guest, tether, workload: self.workload.clone() }),
+            (Some(guest), Ok(())) => {
+                Ok(Boot { guest, tether, workload: self.workload.clone(), root: self.root.clone() })
+            }
             (_, Err(problems)) => Err(problems),
             // `keep` has noted why there is no guest, so this is not reached.
             (None, Ok(())) => Err(vec![Problem::new("guest", "missing")]),
+        }
+    }
+}
+
+impl BootWorkload {
+    fn check(&self, path: &str, has_root: bool, problems: &mut Problems) {
+        let plain = Workload { argv: self.argv.clone(), env: self.env.clone(), cwd: self.cwd.clone() };
+        check_workload(path, &plain, problems);
+        if !self.user.is_empty() && !has_root {
+            problems.add(format!("{path}.user"), "the boot image has no users: give a root too, or no user");
+        }
+        // What a line of /etc/passwd cannot have, and Docker's own separator once.
+        let wrong = self.user.len() > 256
+            || self.user.contains(['\0', '\n'])
+            || self.user.matches(':').count() > 1
+            || self.user.ends_with(':');
+        if wrong {
+            problems.add(
+                format!("{path}.user"),
+                format!("{} is no user: write name, uid, name:group or uid:gid", quoted(&self.user)),
+            );
+        }
+    }
+}
+
+impl From<Workload> for BootWorkload {
+    /// The workload of a desired state: on the console, or on the streams' port without input.
+    fn from(Workload { argv, env, cwd }: Workload) -> Self {
+        Self { argv, env, cwd, ..Self::default() }
+    }
+}
+
+impl Root {
+    fn check(&self, problems: &mut Problems) {
+        for (path, serial) in [("root.image", &self.image), ("root.writable", &self.writable)] {
+            // VIRTIO_BLK_ID_BYTES; the kernel shows a serial number as a line of text.
+            if !(1..=20).contains(&serial.len()) || !serial.bytes().all(|b| b.is_ascii_graphic()) {
+                problems.add(
+                    path,
+                    format!(
+                        "{} is no disk's serial number: write 1 to 20 printable characters",
+                        quoted(serial)
+                    ),
+                );
+            }
+        }
+        if self.image == self.writable {
+            problems.add("root.writable", "is root.image again: the two are different disks");
         }
     }
 }
@@ -182,5 +276,31 @@ mod tests {
     fn half_a_tether_is_no_tether() {
         let problems = read(r#"{"guest": "a", "host": {"address": "fe80::1"}}"#).unwrap_err();
         assert!(problems[0].starts_with("management: missing"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_container_has_a_root_and_a_user() {
+        let boot = read(
+            r#"{"guest": "a", "root": {"image": "i", "writable": "w"},
+                "workload": {"argv": ["sh"], "user": "1000:staff", "terminal": true, "rows": 24,
+                             "columns": 80, "stdin": true}}"#,
+        )
+        .unwrap();
+        let workload = boot.workload.unwrap();
+        assert!(workload.terminal && workload.stdin && boot.root.is_some());
+        assert_eq!((workload.user.as_str(), workload.rows), ("1000:staff", 24));
+    }
+
+    #[test]
+    fn wrong_roots_and_users_are_told_with_their_paths() {
+        let problems = read(
+            r#"{"guest": "a", "root": {"image": "", "writable": "a-serial-number-of-22b"},
+                "workload": {"argv": ["sh"], "user": "a:b:c"}}"#,
+        )
+        .unwrap_err();
+        let paths: Vec<_> = problems.iter().filter_map(|p| p.split(": ").next()).collect();
+        assert_eq!(paths, ["workload.user", "root.image", "root.writable"]);
+        let problems = read(r#"{"guest": "a", "workload": {"argv": ["sh"], "user": "b"}}"#).unwrap_err();
+        assert!(problems[0].starts_with("workload.user: the boot image has no users"), "{problems:?}");
     }
 }

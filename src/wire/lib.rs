@@ -18,5 +18,6 @@ pub mod names;
 pub mod problem;
 pub mod state;
 pub mod status;
+pub mod streams;
 pub mod upstream;
 pub mod value;

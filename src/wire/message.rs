@@ -227,7 +227,7 @@ pub enum Exit {
     NotStarted(String),
 }
 
-/// The host has noted the workload's end; the guest may power off.
+/// The host has noted the workload's end, for good; the guest may power off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitSeen;
 
@@ -236,6 +236,14 @@ pub struct ExitSeen;
 pub struct Stop {
     /// How long the workload has after SIGTERM, in milliseconds.
     pub grace_ms: u32,
+}
+
+/// Send this signal to the workload's first process, and to it alone, as `docker kill` does.
+/// Nothing follows from it but what the process makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signal {
+    /// The signal's number on Linux, 1 to 64; others are ignored.
+    pub number: i32,
 }
 
 /// Why a frame is not a message. The connection ends: one end is broken.
@@ -342,6 +350,7 @@ messages! {
         Names = 32, 16 * MIB;
         ExitSeen = 51, 16;
         Stop = 64, 16;
+        Signal = 65, 16;
     }
 }
 

@@ -166,6 +166,7 @@ impl Plan {
                 port: self.port,
             }),
             workload: None,
+            root: None,
         }
     }
 

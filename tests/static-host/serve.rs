@@ -399,7 +399,11 @@ impl Guests {
     /// Takes note of an event and tells it.
     fn heard(&mut self, event: Event, plan: &Plan) {
         let ended = match &event.kind {
-            EventKind::WorkloadExited(_) => self.gone.insert(event.guest.clone()),
+            EventKind::WorkloadExited(_) => {
+                // Nothing here outlives this program, so to have heard of it is to have noted it.
+                self.host.exit_seen(&event.guest);
+                self.gone.insert(event.guest.clone())
+            }
             // It lives: the machine was started anew.
             EventKind::Guest(_) => self.gone.remove(&event.guest),
             _ => false,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tether_wire::{
+    boot::BootWorkload,
     message::{EventKind, Exit},
-    state::Workload,
 };
 use tokio::{
     signal::unix::{self, SignalKind},
@@ -67,7 +67,7 @@ impl Supervisor {
     }
 
     /// Starts `workload`, once in the machine's life and as process 1 only.
-    pub fn start(&mut self, workload: Option<&Workload>, tell: &mut dyn FnMut(EventKind)) {
+    pub fn start(&mut self, workload: Option<&BootWorkload>, tell: &mut dyn FnMut(EventKind)) {
         let (Some(workload), State::Idle) = (workload, &self.workload) else {
             return;
         };
@@ -84,6 +84,14 @@ impl Supervisor {
             }
             Err(exit) => State::Ended(exit),
         };
+    }
+
+    /// Sends a signal to the workload's first process, if there is one. As `docker kill` does it:
+    /// whether its children hear of it is that process's own affair.
+    pub fn signal(&self, number: i32) {
+        if let State::Running(running) = &self.workload {
+            running.signal_first(number);
+        }
     }
 
     /// Ends the workload: SIGTERM now, SIGKILL after `grace`. An ordinary daemon has none and

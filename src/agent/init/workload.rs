@@ -8,7 +8,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tether_wire::{message::Exit, state::Workload};
+use tether_wire::{boot::BootWorkload, message::Exit};
 
 /// Where programs are looked for, as in Docker's images.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -21,7 +21,7 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts a checked workload, in a process group of its own, on the console.
-    pub(super) fn start(workload: &Workload) -> Result<Self, Exit> {
+    pub(super) fn start(workload: &BootWorkload) -> Result<Self, Exit> {
         // Only so much of a name that may be anything, or the message would not fit.
         let cannot = |what: &str, error: &io::Error| {
             let shown: String = what.chars().take(200).collect();
@@ -53,6 +53,15 @@ impl Running {
     pub(super) fn signal(&self, signal: Signal) {
         // ESRCH: it is gone already, and reaping will tell.
         let _ = kill(Pid::from_raw(-self.pid.as_raw()), signal);
+    }
+
+    /// Sends the signal of this number, which need not have a name, to it alone.
+    pub(super) fn signal_first(&self, number: i32) {
+        if (1..=64).contains(&number) {
+            // SAFETY: numbers go in, nothing else. The process is a child that was not reaped
+            // yet, so its id is nobody else's.
+            let _ = unsafe { libc::kill(self.pid.as_raw(), number) };
+        }
     }
 
     /// Its end, if it is among those that [`reap`] has found.
@@ -101,10 +110,11 @@ mod tests {
     #[test]
     fn workloads_start_end_and_say_how() {
         let run = |argv: &[&str], env: &[&str]| {
-            let workload = Workload {
+            let workload = BootWorkload {
                 argv: argv.iter().map(ToString::to_string).collect(),
                 env: env.iter().map(ToString::to_string).collect(),
                 cwd: "/".into(),
+                ..BootWorkload::default()
             };
             Running::start(&workload).map(|running| {
                 loop {

@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use tether_wire::{
     message::{
         Apply, Event, EventKind, Exit, ExitSeen, Failed, FailedOperation, Failure, FromGuest, FromHost,
-        Hello, Names, NamesApplied, NamesFailed, Phase, Ping, Pong, Received, Refused, Sender, Stop,
+        Hello, Names, NamesApplied, NamesFailed, Phase, Ping, Pong, Received, Refused, Sender, Signal, Stop,
         Verified, Welcome, WorkloadExited, names_digest, state_digest,
     },
     names::{EndpointNames, NameTables, NetworkNames},
@@ -22,6 +22,7 @@ use tether_wire::{
         AddressState, Condition, Digest, DnsCounters, Observed, ObservedAddress, ObservedInterface,
         ObservedRoute, Stamp, Status,
     },
+    streams::{self, Stream, StreamsFromGuest, StreamsFromHost},
 };
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -170,7 +171,37 @@ fn from_host() -> Vec<(&'static str, FromHost)> {
         ("names", Names { version: 300, tables: tables() }.into()),
         ("exit_seen", ExitSeen.into()),
         ("stop", Stop { grace_ms: 2_000 }.into()),
+        ("signal", Signal { number: 15 }.into()),
     ]
+}
+
+/// The frames of the streams' port.
+fn streams() -> Vec<(&'static str, Vec<u8>)> {
+    fn frame<M: streams::Message + PartialEq + std::fmt::Debug>(message: &M) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        streams::encode(message, &mut bytes);
+        assert_eq!(streams::Decoder::<M>::new().next(&mut &bytes[..]).as_ref(), Some(message));
+        bytes
+    }
+    let (session, bytes) = (300, b"hi\0\n".to_vec());
+    let guest = [
+        ("streams_attached", StreamsFromGuest::Attached { session, output: 7 }),
+        (
+            "streams_output",
+            StreamsFromGuest::Output { stream: Stream::Stderr, offset: 7, bytes: bytes.clone() },
+        ),
+        ("streams_output_end", StreamsFromGuest::OutputEnd { offset: 11 }),
+        ("streams_window", StreamsFromGuest::Window { session, stdin: 65_536 }),
+    ];
+    let host = [
+        ("streams_attach", StreamsFromHost::Attach { session, received: 7 }),
+        ("streams_ack", StreamsFromHost::Ack { received: 11 }),
+        ("streams_stdin", StreamsFromHost::Stdin { session, offset: 0, bytes }),
+        ("streams_stdin_end", StreamsFromHost::StdinEnd { session, offset: 4 }),
+        ("streams_resize", StreamsFromHost::Resize { rows: 24, columns: 80 }),
+    ];
+    let guest = guest.iter().map(|(name, message)| (*name, frame(message)));
+    guest.chain(host.iter().map(|(name, message)| (*name, frame(message)))).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -195,7 +226,8 @@ fn encoded() -> BTreeMap<&'static str, String> {
         ("digest_of_apply_state", hex(&state_digest(&desired()).0)),
         ("digest_of_names_tables", hex(&names_digest(&tables()).0)),
     ];
-    frames.chain(digests).collect()
+    let streams = streams().into_iter().map(|(name, bytes)| (name, hex(&bytes)));
+    frames.chain(digests).chain(streams).collect()
 }
 
 fn pinned() -> BTreeMap<&'static str, String> {
@@ -229,7 +261,9 @@ fn every_pinned_frame_is_read_as_the_message_it_is() {
 fn the_protocol_document_shows_these_bytes() {
     let document = include_str!("../../../docs/protocol.md");
     let spaceless: String = document.chars().filter(|c| !c.is_whitespace()).collect();
-    for name in ["hello", "welcome", "names", "apply", "received", "exited_code", "exit_seen"] {
+    let shown = ["hello", "welcome", "names", "apply", "received", "exited_code", "exit_seen", "signal"];
+    let streams = streams();
+    for name in shown.into_iter().chain(streams.iter().map(|(name, _)| *name)) {
         assert!(
             spaceless.contains(&pinned()[name]),
             "docs/protocol.md does not show {name}: {}",
