@@ -3,7 +3,7 @@
 //! Works in the network namespace it is run in. What it makes is found again and left as it is
 //! after a restart.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
@@ -14,6 +14,8 @@ use netlink_packet_route::{
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, packet_core::ErrorMessage};
 use tether_wire::value::{IfName, MacAddr, Prefix};
 use tokio::time::timeout;
+
+use crate::firewall::Rules;
 
 /// How long the kernel may take over one request.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -76,6 +78,76 @@ impl Networks {
         let mut message = LinkUnspec::new_with_index(device).controller(bridge).up().build();
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         within(what, self.handle.link().set(message).execute()).await
+    }
+
+    /// Makes the bridge of the network `id`, or finds it, with these addresses and no others of
+    /// global scope, and up. Returns its index.
+    pub async fn ensure_bridge(
+        &self,
+        name: &IfName,
+        id: &str,
+        mac: MacAddr,
+        mtu: Option<u32>,
+        addresses: &[Prefix],
+    ) -> Result<u32, NetworkError> {
+        let _ = (name, id, mac, mtu, addresses);
+        todo!()
+    }
+
+    /// Removes a bridge. One that is not there is no error.
+    pub async fn remove_bridge(&self, name: &IfName) -> Result<(), NetworkError> {
+        let _ = name;
+        todo!()
+    }
+
+    /// As [`attach`](Self::attach), and the device's packets reach the host but no other device
+    /// that is isolated too: guests on the management network are nobody to each other.
+    pub async fn attach_isolated(
+        &self,
+        device: u32,
+        bridge: &IfName,
+        mtu: Option<u32>,
+    ) -> Result<(), NetworkError> {
+        let _ = (device, bridge, mtu);
+        todo!()
+    }
+
+    /// Puts an administrator's link on the bridge of an external network, and brings it up.
+    pub async fn enslave_uplink(&self, link: &IfName, bridge: &IfName) -> Result<(), NetworkError> {
+        let _ = (link, bridge);
+        todo!()
+    }
+
+    /// Takes an administrator's link off its bridge. It stays up. One that is gone is no error.
+    pub async fn release_uplink(&self, link: &IfName) -> Result<(), NetworkError> {
+        let _ = link;
+        todo!()
+    }
+
+    /// Every subnet the host has an address in or a route to, default routes excepted: new
+    /// networks keep clear of them.
+    pub async fn addresses_and_routes(&self) -> Result<Vec<Prefix>, NetworkError> {
+        todo!()
+    }
+
+    /// The bridges that [`ensure_bridge`](Self::ensure_bridge) made, whether by this process or
+    /// an earlier one, each with its network's id.
+    pub async fn ours(&self) -> Result<Vec<(IfName, String)>, NetworkError> {
+        todo!()
+    }
+
+    /// Has the kernel forget who has an address, so that its next holder is not sent its last
+    /// holder's packets.
+    pub async fn forget_neighbour(&self, bridge: &IfName, address: IpAddr) -> Result<(), NetworkError> {
+        let _ = (bridge, address);
+        todo!()
+    }
+
+    /// Sets the kernel up to forward what `rules` let through. To be called before the rules are
+    /// applied, each time bridges have come.
+    pub async fn prepare(&self, rules: &Rules) -> Result<(), NetworkError> {
+        let _ = rules;
+        todo!()
     }
 
     /// Makes a bridge, or finds it. Its MAC address is its own: one that follows the ports, as a
