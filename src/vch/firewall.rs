@@ -4,12 +4,26 @@
 //! every chain's policy is to accept. Other tables are never read or changed. What a rule is made
 //! of are numbers, addresses and interface names, never anybody's text.
 
-use std::net::{IpAddr, SocketAddr};
+mod table;
 
-use nftables::schema::Nftables;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use nftables::{
+    helper::{self, NftablesError},
+    schema::Nftables,
+};
 use tether_wire::value::{IfName, Prefix};
+use tokio::{task::spawn_blocking, time::timeout};
 
 pub use crate::reserved::Protocol;
+
+/// How long `nft` may take over a transaction.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The most of what `nft` says that is passed on.
+const SHOWN: usize = 300;
 
 /// The table's name, `vch` or, for one of several hosts in one network namespace, `vch-7`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,11 +116,14 @@ pub enum FirewallError {
     /// There is no `nft`.
     #[error("cannot run nft: {0}; install it (Debian's package is nftables)")]
     Missing(std::io::Error),
+    /// A bridge's name means something else to `nft`.
+    #[error("the firewall cannot name the bridge {0}: use letters, digits, '_', '.' and '-' only")]
+    Name(IfName),
     /// The kernel or `nft` refused.
-    #[error("nft cannot {what}: {why}")]
+    #[error("nft cannot {what}: {why}; vch needs CAP_NET_ADMIN in its network namespace")]
     Refused {
         /// What was tried.
-        what: String,
+        what: &'static str,
         /// What `nft` said, in one line.
         why: String,
     },
@@ -114,18 +131,41 @@ pub enum FirewallError {
 
 /// The transaction that puts the table in place, whether or not there is one already.
 pub fn ruleset(rules: &Rules) -> Nftables<'static> {
-    let _ = rules;
-    todo!()
+    table::ruleset(rules)
 }
 
 /// Puts the table in place. Connections that go through it stay as they are.
 pub async fn apply(rules: &Rules) -> Result<(), FirewallError> {
-    let _ = ruleset(rules);
-    todo!()
+    let bridges = rules.bridges.iter().map(|bridge| &bridge.name);
+    for name in bridges.chain([&rules.management.bridge]) {
+        // `nft` reads `@x` as a set, `x*` as everything that begins with x.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if !name.as_str().bytes().all(plain) {
+            return Err(FirewallError::Name(name.clone()));
+        }
+    }
+    run("put its table in place", ruleset(rules)).await
 }
 
 /// Removes the table, if there is one.
 pub async fn remove(table: Table) -> Result<(), FirewallError> {
-    let _ = table;
-    todo!()
+    run("remove its table", table::removal(table.name())).await
+}
+
+async fn run(what: &'static str, transaction: Nftables<'static>) -> Result<(), FirewallError> {
+    let run = move || helper::apply_ruleset(&transaction);
+    let failed = |why: String| FirewallError::Refused { what, why };
+    let Some(done) = timeout(DEADLINE, spawn_blocking(run)).await.ok() else {
+        return Err(failed(format!("it did not end in {} s", DEADLINE.as_secs())));
+    };
+    match done.map_err(|error| failed(error.to_string()))? {
+        Err(NftablesError::NftExecution { inner, .. }) => Err(FirewallError::Missing(inner)),
+        Err(NftablesError::NftFailed { stderr, stdout, .. }) => {
+            // Errors come first, each with the whole transaction quoted after it.
+            let said = [&stderr, &stdout].into_iter().flat_map(|text| text.lines());
+            let first = said.map(str::trim).find(|line| !line.is_empty()).unwrap_or("it does not say why");
+            Err(failed(first.chars().take(SHOWN).collect()))
+        }
+        other => other.map_err(|error| failed(error.to_string())),
+    }
 }
