@@ -3,19 +3,25 @@
 //! Works in the network namespace it is run in. What it makes is found again and left as it is
 //! after a restart.
 
-use std::{net::IpAddr, time::Duration};
+mod bridges;
+mod sysctl;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::{
     AddressFamily,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
-    link::LinkAttribute,
+    link::{LinkAttribute, LinkMessage},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, packet_core::ErrorMessage};
-use tether_wire::value::{IfName, MacAddr, Prefix};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder, packet_core::ErrorMessage};
+use tether_wire::value::{IfName, MacAddr, Prefix, is_link_local};
 use tokio::time::timeout;
-
-use crate::firewall::Rules;
 
 /// How long the kernel may take over one request.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -34,6 +40,35 @@ pub enum NetworkError {
     /// No answer came in time.
     #[error("{0}: the kernel did not answer in 5 s")]
     NoAnswer(String),
+    /// A link is not there.
+    #[error("there is no link {0}: name one that `ip link` shows")]
+    NoLink(IfName),
+    /// A bridge's name is somebody else's.
+    #[error("{name} is not this network's bridge ({why}): remove it, or choose another name")]
+    NotOurs {
+        /// The interface.
+        name: IfName,
+        /// What it is.
+        why: String,
+    },
+    /// A link cannot be an external network's.
+    #[error("{link} cannot be the link of an external network: {why}")]
+    Uplink {
+        /// The link.
+        link: IfName,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The kernel's settings cannot be changed.
+    #[error("cannot write {value} to {}: {source}; vch needs root, and /proc/sys writable", .path.display())]
+    Sysctl {
+        /// The setting.
+        path: PathBuf,
+        /// What it should be.
+        value: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// There is no netlink socket.
     #[error("netlink: {0}")]
     Socket(#[from] std::io::Error),
@@ -80,74 +115,36 @@ impl Networks {
         within(what, self.handle.link().set(message).execute()).await
     }
 
-    /// Makes the bridge of the network `id`, or finds it, with these addresses and no others of
-    /// global scope, and up. Returns its index.
-    pub async fn ensure_bridge(
-        &self,
-        name: &IfName,
-        id: &str,
-        mac: MacAddr,
-        mtu: Option<u32>,
-        addresses: &[Prefix],
-    ) -> Result<u32, NetworkError> {
-        let _ = (name, id, mac, mtu, addresses);
-        todo!()
-    }
-
-    /// Removes a bridge. One that is not there is no error.
-    pub async fn remove_bridge(&self, name: &IfName) -> Result<(), NetworkError> {
-        let _ = name;
-        todo!()
-    }
-
-    /// As [`attach`](Self::attach), and the device's packets reach the host but no other device
-    /// that is isolated too: guests on the management network are nobody to each other.
-    pub async fn attach_isolated(
-        &self,
-        device: u32,
-        bridge: &IfName,
-        mtu: Option<u32>,
-    ) -> Result<(), NetworkError> {
-        let _ = (device, bridge, mtu);
-        todo!()
-    }
-
-    /// Puts an administrator's link on the bridge of an external network, and brings it up.
-    pub async fn enslave_uplink(&self, link: &IfName, bridge: &IfName) -> Result<(), NetworkError> {
-        let _ = (link, bridge);
-        todo!()
-    }
-
-    /// Takes an administrator's link off its bridge. It stays up. One that is gone is no error.
-    pub async fn release_uplink(&self, link: &IfName) -> Result<(), NetworkError> {
-        let _ = link;
-        todo!()
-    }
-
-    /// Every subnet the host has an address in or a route to, default routes excepted: new
-    /// networks keep clear of them.
+    /// Every subnet the host has an address in or a route to: new networks keep clear of them.
+    /// Default routes are left out, and their halves, which VPNs set.
     pub async fn addresses_and_routes(&self) -> Result<Vec<Prefix>, NetworkError> {
-        todo!()
-    }
-
-    /// The bridges that [`ensure_bridge`](Self::ensure_bridge) made, whether by this process or
-    /// an earlier one, each with its network's id.
-    pub async fn ours(&self) -> Result<Vec<(IfName, String)>, NetworkError> {
-        todo!()
+        let mut used = std::collections::BTreeSet::new();
+        let addresses = self.handle.address().get().execute();
+        let addresses: Vec<_> = within("list the host's addresses", addresses.try_collect()).await?;
+        used.extend(addresses.iter().filter_map(prefix_of));
+        for version in
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let routes = self.handle.route().get(version).execute();
+            let routes: Vec<_> = within("list the host's routes", routes.try_collect()).await?;
+            used.extend(routes.iter().filter_map(destination));
+        }
+        let real = |prefix: &Prefix| {
+            prefix.length() > 1 && !prefix.address().is_loopback() && !is_link_local(prefix.address())
+        };
+        Ok(used.into_iter().map(Prefix::network).filter(real).collect())
     }
 
     /// Has the kernel forget who has an address, so that its next holder is not sent its last
     /// holder's packets.
     pub async fn forget_neighbour(&self, bridge: &IfName, address: IpAddr) -> Result<(), NetworkError> {
-        let _ = (bridge, address);
-        todo!()
-    }
-
-    /// Sets the kernel up to forward what `rules` let through. To be called before the rules are
-    /// applied, each time bridges have come.
-    pub async fn prepare(&self, rules: &Rules) -> Result<(), NetworkError> {
-        let _ = rules;
-        todo!()
+        let Some(index) = self.index(bridge).await? else { return Ok(()) };
+        let neighbour = self.handle.neighbours().add(index, address).message_mut().clone();
+        let request = self.handle.neighbours().del(neighbour).execute();
+        match within(format!("forget {address} on {bridge}"), request).await {
+            Err(NetworkError::Refused { source, .. }) if is(&source, nix::errno::Errno::ENOENT) => Ok(()),
+            other => other,
+        }
     }
 
     /// Makes a bridge, or finds it. Its MAC address is its own: one that follows the ports, as a
@@ -167,9 +164,13 @@ impl Networks {
     }
 
     async fn index(&self, name: &IfName) -> Result<Option<u32>, NetworkError> {
+        Ok(self.link(name).await?.map(|link| link.header.index))
+    }
+
+    async fn link(&self, name: &IfName) -> Result<Option<LinkMessage>, NetworkError> {
         let mut found = self.handle.link().get().match_name(name.to_string()).execute();
         match within(format!("look up {name}"), found.try_next()).await {
-            Ok(link) => Ok(link.map(|link| link.header.index)),
+            Ok(link) => Ok(link),
             Err(NetworkError::Refused { source, .. }) if is(&source, nix::errno::Errno::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
@@ -194,10 +195,36 @@ impl Networks {
     }
 }
 
+/// The subnet of an address of the host.
+fn prefix_of(message: &AddressMessage) -> Option<Prefix> {
+    let of = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+    // On a point-to-point link `Address` is the other end, and `Local` ours.
+    let ip = of(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    })?;
+    Prefix::new(ip, message.header.prefix_len)
+}
+
+/// Where a route leads, if packets are sent by it.
+fn destination(route: &RouteMessage) -> Option<Prefix> {
+    use RouteType::{BlackHole, Prohibit, Unicast, Unreachable};
+    if !matches!(route.header.kind, Unicast | BlackHole | Prohibit | Unreachable) {
+        return None;
+    }
+    let ip = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })?;
+    Prefix::new(ip, route.header.destination_prefix_length).filter(|_| !ip.is_multicast())
+}
+
 async fn within<T>(
-    what: String,
+    what: impl Into<String>,
     request: impl Future<Output = Result<T, rtnetlink::Error>>,
 ) -> Result<T, NetworkError> {
+    let what = what.into();
     match timeout(DEADLINE, request).await {
         Ok(answer) => answer.map_err(|source| NetworkError::Refused { what, source }),
         Err(_) => Err(NetworkError::NoAnswer(what)),
