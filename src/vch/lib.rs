@@ -1,6 +1,7 @@
 //! The container host: networks, addresses, names and machines for container VMs.
 
 pub mod firewall;
+pub mod image;
 pub mod ipam;
 pub mod machine;
 pub mod network;
