@@ -1,5 +1,6 @@
 //! The container host: networks, addresses, names and machines for container VMs.
 
+pub mod certificates;
 pub mod engine;
 pub mod firewall;
 pub mod image;
