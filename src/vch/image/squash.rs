@@ -4,8 +4,10 @@
 //!
 //! Uncompressed, under the compressor id of zlib, which every kernel with squashfs knows: a
 //! block that is marked as stored needs none. Guests may run on emulated CPUs, and there
-//! decompression is what reading costs (the figures are beside [`Stored`]). What it takes on
-//! disk is what Docker's own store would take.
+//! decompression is what reading costs. Reading 900 MB of programs and libraries, links
+//! followed, by Linux 6.1 under QEMU's TCG from a file that this host has in memory: stored
+//! 3.2 s, lz4 4.0 s, zstd 7.4 s, zlib 10.3 s. On disk an image takes what its files take, as in
+//! Docker's own store; lz4 would save about half.
 //!
 //! # What is lost
 //!

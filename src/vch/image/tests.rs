@@ -313,6 +313,31 @@ fn absolute_paths_are_paths_of_the_image() {
 }
 
 #[test]
+fn the_deepest_tree_is_written_on_a_small_stack() {
+    let path = format!("{}x", "d/".repeat(255));
+    let layer = Tar::default().entry(EntryType::GNULongName, "x", "", path.as_bytes()).file("x", "1").end();
+    let lab = Lab::new();
+    // What threads for blocking work have.
+    let write = || lab.images.load(&save(&[layer], &[])[..]).unwrap().remove(0).id;
+    let thread = std::thread::Builder::new().stack_size(2 << 20);
+    let id = std::thread::scope(|scope| thread.spawn_scoped(scope, write).unwrap().join().unwrap());
+    assert!(contents(&lab.images.root(&id)).contains_key(&format!("/{path}")));
+}
+
+#[test]
+fn two_loads_at_once_make_one_image() {
+    let lab = Lab::new();
+    let archive = save(&[Tar::default().file("x", "1").end()], &["app"]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| lab.images.load(&archive[..]).unwrap());
+        }
+    });
+    assert_eq!(lab.images.list().unwrap().len(), 1);
+    assert_eq!(lab.directories().len(), 1);
+}
+
+#[test]
 fn hostile_entries_are_refused() {
     let deep = "d/".repeat(40);
     let mut chain = Tar::default().symlink("c0", &deep);
