@@ -91,7 +91,10 @@ impl Store {
         Ok(commit()?)
     }
 
-    fn all<T: DeserializeOwned>(&self, table: TableDefinition<'_, &str, &[u8]>) -> Result<Vec<T>, StoreError> {
+    fn all<T: DeserializeOwned>(
+        &self,
+        table: TableDefinition<'_, &str, &[u8]>,
+    ) -> Result<Vec<T>, StoreError> {
         let read = || -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
             let transaction = self.database.begin_read()?;
             let table = transaction.open_table(table)?;

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs, sync::Arc};
+    fs,
+    sync::Arc,
+};
 
 use bollard_stubs::models;
 use tether_wire::names::{EndpointNames, NameTables, NetworkNames};
@@ -52,10 +54,14 @@ pub struct WantedContainer {
 
 impl Engine {
     /// Makes a container. Besides its id, what should be told to whoever asked.
-    pub async fn create_container(&self, wanted: WantedContainer) -> Result<(String, Vec<String>), EngineError> {
+    pub async fn create_container(
+        &self,
+        wanted: WantedContainer,
+    ) -> Result<(String, Vec<String>), EngineError> {
         let text = wanted.config.image.clone().unwrap_or_default();
         let images = self.images();
-        let image = tokio::task::spawn_blocking(move || images.find(&text)).await.map_err(EngineError::internal)?;
+        let image =
+            tokio::task::spawn_blocking(move || images.find(&text)).await.map_err(EngineError::internal)?;
         let image = image?;
         let mut warnings = Vec::new();
         let id = new_id();
@@ -237,7 +243,9 @@ impl State {
         // Names are looked up without regard to case.
         let holder = |name: &str| {
             let mut entries = self.containers.values();
-            entries.find(|entry| entry.record.name.eq_ignore_ascii_case(name)).map(|entry| entry.record.id.clone())
+            entries
+                .find(|entry| entry.record.name.eq_ignore_ascii_case(name))
+                .map(|entry| entry.record.id.clone())
         };
         let Some(name) = wanted else {
             let free = (0..).map(random_name).find(|name| holder(name).is_none());

@@ -7,8 +7,8 @@ use tether_wire::value::{MacAddr, Prefix};
 use super::{
     Engine, State,
     error::EngineError,
-    new_id,
     networks::NO_NETWORK,
+    new_id,
     record::{Active, Container, Endpoint, Network, Phase},
 };
 use crate::{
@@ -170,9 +170,10 @@ impl Engine {
         let mut record = state.entry(id)?.record.clone();
         let mut networks = Vec::new();
         for endpoint in &record.endpoints {
-            let network = state.networks.get(&endpoint.network).ok_or_else(|| {
-                EngineError::not_found(format!("network {} not found", endpoint.network))
-            })?;
+            let network = state
+                .networks
+                .get(&endpoint.network)
+                .ok_or_else(|| EngineError::not_found(format!("network {} not found", endpoint.network)))?;
             networks.push(network.clone());
         }
         reserve(&mut record, &mut networks)?;
@@ -229,7 +230,11 @@ impl Engine {
 
 impl State {
     /// An endpoint of a new or running container, as somebody asks for it.
-    pub(super) fn endpoint(&self, wanted: &WantedEndpoint, network: &Network) -> Result<Endpoint, EngineError> {
+    pub(super) fn endpoint(
+        &self,
+        wanted: &WantedEndpoint,
+        network: &Network,
+    ) -> Result<Endpoint, EngineError> {
         let addresses = wanted.addresses.iter().filter(|text| !text.is_empty());
         let addresses = addresses
             .map(|text| {
@@ -244,11 +249,15 @@ impl State {
         let links = wanted.links.iter().map(|text| {
             let (other, name) = text.split_once(':').unwrap_or((text, text));
             let other = self.entry(other).map_err(|_| {
-                EngineError::invalid(format!("could not get container for {other}: No such container: {other}"))
+                EngineError::invalid(format!(
+                    "could not get container for {other}: No such container: {other}"
+                ))
             })?;
             Ok((other.record.id.clone(), name.trim_start_matches('/').to_owned()))
         });
-        for name in wanted.aliases.iter().chain(wanted.links.iter().filter_map(|l| l.split_once(':').map(|_| l))) {
+        for name in
+            wanted.aliases.iter().chain(wanted.links.iter().filter_map(|l| l.split_once(':').map(|_| l)))
+        {
             let name = name.split_once(':').map_or(name.as_str(), |(_, name)| name);
             super::containers::check_dns_name("alias", name)?;
         }
@@ -285,8 +294,7 @@ impl State {
 
 /// The network whose address a container's forwarded ports lead to: that of its default route.
 pub(super) fn serves_ports(container: &Container, state: &State) -> Option<String> {
-    super::guests::gateway_endpoint(container, &state.networks)
-        .map(|endpoint| endpoint.network.clone())
+    super::guests::gateway_endpoint(container, &state.networks).map(|endpoint| endpoint.network.clone())
 }
 
 fn refuse_connection(container: &Container, network: &Network, state: &State) -> Result<(), EngineError> {
@@ -306,13 +314,16 @@ fn refuse_connection(container: &Container, network: &Network, state: &State) ->
 }
 
 /// Whether a container may be on these networks together.
-pub(super) fn refuse_mixture<'a>(networks: impl Iterator<Item = &'a Network> + Clone) -> Result<(), EngineError> {
+pub(super) fn refuse_mixture<'a>(
+    networks: impl Iterator<Item = &'a Network> + Clone,
+) -> Result<(), EngineError> {
     if networks.clone().count() > 1 && networks.clone().any(|network| network.name == NO_NETWORK) {
         return Err(EngineError::forbidden(
             "container cannot be connected to multiple networks with one of the networks in private (none) mode",
         ));
     }
-    let external: Vec<_> = networks.filter(|network| network.is_external()).map(|network| network.name.as_str()).collect();
+    let external: Vec<_> =
+        networks.filter(|network| network.is_external()).map(|network| network.name.as_str()).collect();
     if let [one, another, ..] = external.as_slice() {
         return Err(EngineError::forbidden(format!(
             "{one} and {another} are both external networks: a container can be on one of them"
@@ -327,7 +338,9 @@ fn reserve(container: &mut Container, networks: &mut [Network]) -> Result<(), En
     let mut used: Vec<usize> =
         container.endpoints.iter().filter_map(|endpoint| Some(endpoint.active.as_ref()?.nic)).collect();
     for endpoint in container.endpoints.iter_mut().filter(|endpoint| endpoint.active.is_none()) {
-        let Some(network) = networks.iter_mut().find(|network| network.id == endpoint.network) else { continue };
+        let Some(network) = networks.iter_mut().find(|network| network.id == endpoint.network) else {
+            continue;
+        };
         if network.bridge.is_none() {
             continue;
         }
@@ -352,7 +365,11 @@ fn reserve(container: &mut Container, networks: &mut [Network]) -> Result<(), En
 /// Takes the addresses of endpoints back; which these were.
 fn release(network: &mut Network, endpoints: &[Endpoint]) -> Vec<IpAddr> {
     let pools = network.subnets.iter_mut();
-    pools.flat_map(|pool: &mut Subnet| endpoints.iter().filter_map(|endpoint| pool.release(&endpoint.id)).collect::<Vec<_>>()).collect()
+    pools
+        .flat_map(|pool: &mut Subnet| {
+            endpoints.iter().filter_map(|endpoint| pool.release(&endpoint.id)).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// The MAC address of an endpoint, as Docker makes it: `02:42` and the IPv4 address.

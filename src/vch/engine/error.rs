@@ -25,6 +25,8 @@ pub enum Kind {
     NotFound,
     /// Something else is in the way.
     Conflict,
+    /// More than is taken at once.
+    TooLarge,
     /// Nobody has built it.
     Unsupported,
     /// Something on this machine failed.
@@ -55,6 +57,11 @@ impl EngineError {
     /// Something else is in the way.
     pub fn conflict(message: impl fmt::Display) -> Self {
         Self { kind: Kind::Conflict, message: message.to_string() }
+    }
+
+    /// More than is taken at once.
+    pub fn too_large(message: impl fmt::Display) -> Self {
+        Self { kind: Kind::TooLarge, message: message.to_string() }
     }
 
     /// Nobody has built it.

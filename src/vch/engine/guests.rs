@@ -69,7 +69,9 @@ impl Engine {
     pub(super) async fn apply(&self, container: &Container) -> Result<(), EngineError> {
         match timeout(APPLY, self.apply_without_limit(container)).await {
             Ok(applied) => applied,
-            Err(_) => Err(EngineError::internal(format!("the guest did not answer in {} s", APPLY.as_secs()))),
+            Err(_) => {
+                Err(EngineError::internal(format!("the guest did not answer in {} s", APPLY.as_secs())))
+            }
         }
     }
 
@@ -96,7 +98,9 @@ impl Engine {
                 container.state.phase.is_up()
                     && container.endpoints.iter().any(|endpoint| networks.contains(&endpoint.network))
             });
-            concerned.filter_map(|container| Some((guest_id(container).ok()?, state.names(container)))).collect()
+            concerned
+                .filter_map(|container| Some((guest_id(container).ok()?, state.names(container))))
+                .collect()
         };
         let updates = tables.into_iter().map(|(guest, tables)| {
             let host = self.shared.host.clone();
@@ -124,11 +128,18 @@ pub(super) fn gateway_endpoint<'a>(
     networks: &BTreeMap<String, Network>,
 ) -> Option<&'a Endpoint> {
     let leads_out = |endpoint: &&Endpoint| {
-        networks.get(&endpoint.network).is_some_and(|network| network.bridge.is_some() && !network.is_internal())
+        networks
+            .get(&endpoint.network)
+            .is_some_and(|network| network.bridge.is_some() && !network.is_internal())
     };
     let mut out = container.endpoints.iter().filter(leads_out);
     let first = out.next()?;
-    Some(out.fold(first, |best, other| if other.gateway_priority > best.gateway_priority { other } else { best }))
+    Some(
+        out.fold(
+            first,
+            |best, other| if other.gateway_priority > best.gateway_priority { other } else { best },
+        ),
+    )
 }
 
 /// What is wanted of a container's guest.
@@ -189,9 +200,8 @@ pub(super) fn extra_hosts(
     let lines = container.host_config.extra_hosts.iter().flatten();
     lines
         .map(|line| {
-            let bad = || {
-                EngineError::invalid(format!("invalid extra host {line:?}: write name:10.0.0.9, say"))
-            };
+            let bad =
+                || EngineError::invalid(format!("invalid extra host {line:?}: write name:10.0.0.9, say"));
             let (name, address) = line.split_once(':').ok_or_else(bad)?;
             let address = match address.trim_start_matches('[').trim_end_matches(']') {
                 "host-gateway" => gateway().ok_or_else(|| {
@@ -219,8 +229,10 @@ impl State {
                 let found = other.state.phase == Phase::Running || other.id == container.id;
                 let its = other.endpoint(&network.id).filter(|_| found)?;
                 // A link's name comes before everybody's own.
-                let names: Vec<String> =
-                    names_of(other, its).into_iter().filter(|name| !hidden.contains(&name.to_ascii_lowercase())).collect();
+                let names: Vec<String> = names_of(other, its)
+                    .into_iter()
+                    .filter(|name| !hidden.contains(&name.to_ascii_lowercase()))
+                    .collect();
                 endpoint_names(its, names)
             });
             let endpoints = others.chain(links.clone()).collect();

@@ -22,6 +22,7 @@ use super::{
     record::{Container, Phase, Run},
 };
 use crate::{
+    firewall,
     machine::{CONSOLE, CONSOLE_LIMIT, Disk, Machine, Specification, qemu::bound_console},
     workload::streams,
 };
@@ -135,7 +136,11 @@ impl Engine {
         Ok(())
     }
 
-    async fn specification(&self, record: &Container, directory: &Path) -> Result<Specification, EngineError> {
+    async fn specification(
+        &self,
+        record: &Container,
+        directory: &Path,
+    ) -> Result<Specification, EngineError> {
         let mut nics = vec![self.management_nic(record).await?];
         for endpoint in &record.endpoints {
             let network = self.network(&endpoint.network)?;
@@ -272,7 +277,8 @@ impl Engine {
         }
         let released = self.release_all(id).await;
         let auto_remove = record.auto_remove();
-        let networks: Vec<String> = record.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect();
+        let networks: Vec<String> =
+            record.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect();
         let noted = {
             let mut state = self.state();
             let noted = state.entry(id).map(|entry| entry.record.clone()).and_then(|mut record| {
@@ -350,7 +356,8 @@ impl Engine {
     /// Sends a container's process a signal; after SIGKILL it has ended when this resolves.
     pub async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {
         let record = self.container(container)?;
-        let number = signal_number(signal).ok_or_else(|| EngineError::invalid(format!("invalid signal: {signal}")))?;
+        let number =
+            signal_number(signal).ok_or_else(|| EngineError::invalid(format!("invalid signal: {signal}")))?;
         require_running(&record)?;
         if number == SIGKILL {
             let (id, turn) = self.turn(container)?;
@@ -379,6 +386,30 @@ impl Engine {
         }
         machine.kill().await;
         let _ = timeout(POWER_OFF, life.wait_for(|life| !life.phase.is_up())).await;
+    }
+
+    /// Ends every container and takes down what is in the kernel. The records stay, and with them
+    /// the networks: the next run makes them again.
+    pub async fn shut_down(&self) {
+        let up = self.containers().into_iter().filter(|record| record.state.phase.is_up());
+        let stops = up.map(|record| async move { self.stop(&record.id, None).await });
+        for outcome in futures_util::future::join_all(stops).await {
+            if let Err(error) = outcome {
+                tracing::error!("{error}");
+            }
+        }
+        // Whoever starts a container now gets no rule for it.
+        let mut in_place = self.shared.filter.lock().await;
+        if let Err(error) = firewall::remove(self.shared.settings.table).await {
+            tracing::error!("{error}");
+        }
+        *in_place = None;
+        for network in self.networks() {
+            self.dismantle(&network).await;
+        }
+        if let Err(error) = self.shared.kernel.remove_bridge(&self.shared.settings.management_bridge).await {
+            tracing::error!("{error}");
+        }
     }
 
     /// Takes up after a restart of this process: machines that run are looked after again, those
@@ -429,7 +460,9 @@ impl Engine {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        for entry in fs::read_dir(self.shared.settings.state.join("containers")).into_iter().flatten().flatten() {
+        for entry in
+            fs::read_dir(self.shared.settings.state.join("containers")).into_iter().flatten().flatten()
+        {
             if !known.iter().any(|record| entry.file_name() == record.id.as_str()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -517,7 +550,8 @@ impl Keeper {
             }
         }
         let killed = self.engine.state().containers.get(&self.id).and_then(|entry| entry.killed);
-        let failed = self.engine.state().containers.get(&self.id).map(|entry| entry.record.state.error.clone());
+        let failed =
+            self.engine.state().containers.get(&self.id).map(|entry| entry.record.state.error.clone());
         let end = match (exit, killed) {
             (Some(exit), _) => end_of(&exit),
             (None, Some(signal)) => End { code: 128 + i64::from(signal), error: failed.unwrap_or_default() },

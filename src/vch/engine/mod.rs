@@ -134,12 +134,12 @@ impl Engine {
         hypervisor: Box<dyn Hypervisor>,
         configured: Vec<networks::WantedExternal>,
     ) -> Result<Self, EngineError> {
-        for directory in [settings.state.join("containers"), settings.state.join("images"), settings.run.join("machines")] {
+        for directory in [settings.state.join("containers"), settings.run.join("machines")] {
             fs::create_dir_all(&directory)
                 .map_err(|error| EngineError::internal(format!("{}: {error}", directory.display())))?;
         }
         let store = Store::open(&settings.state.join("vch.redb"))?;
-        let images = Images::open(&settings.state.join("images"), store.database()).map_err(EngineError::from)?;
+        let images = Images::open(&settings.state, store.database()).map_err(EngineError::from)?;
         let disks = disks::Disks::open(&settings.state).map_err(EngineError::internal)?;
         let kernel = Networks::open()?;
         let (bridge, address) = (&settings.management_bridge, settings.management_address);
@@ -153,7 +153,9 @@ impl Engine {
         let state = State::read(&store)?;
         let host = Host::listen(tether_host::Options::on(listen)).await;
         let host = host.map_err(|error| {
-            EngineError::internal(format!("cannot listen for guests on {listen}: {error}; is another vch running?"))
+            EngineError::internal(format!(
+                "cannot listen for guests on {listen}: {error}; is another vch running?"
+            ))
         })?;
         let engine = Self {
             shared: Arc::new(Shared {
@@ -199,7 +201,9 @@ impl Engine {
             let there = self.networks().iter().any(|network| wanted.is(network));
             if !there {
                 let name = wanted.name.clone();
-                self.add_external(wanted, true).await.map_err(|error| error.at(format!("external {name}")))?;
+                self.add_external(wanted, true)
+                    .await
+                    .map_err(|error| error.at(format!("external {name}")))?;
             }
         }
         Ok(())
@@ -209,7 +213,8 @@ impl Engine {
 impl State {
     fn read(store: &Store) -> Result<Self, EngineError> {
         let networks = store.networks()?.into_iter().map(|network| (network.id.clone(), network)).collect();
-        let containers = store.containers()?.into_iter().map(|record| (record.id.clone(), Entry::new(record))).collect();
+        let containers =
+            store.containers()?.into_iter().map(|record| (record.id.clone(), Entry::new(record))).collect();
         Ok(Self { networks, containers })
     }
 }
@@ -240,7 +245,8 @@ impl Engine {
 
     /// Every container, the newest first.
     pub fn containers(&self) -> Vec<Container> {
-        let mut containers: Vec<_> = self.state().containers.values().map(|entry| entry.record.clone()).collect();
+        let mut containers: Vec<_> =
+            self.state().containers.values().map(|entry| entry.record.clone()).collect();
         containers.sort_by(|a, b| b.created.cmp(&a.created));
         containers
     }
@@ -284,11 +290,7 @@ impl Engine {
     }
 
     /// Changes a container's record, in the database first.
-    fn update<T>(
-        &self,
-        id: &str,
-        change: impl FnOnce(&mut Container) -> T,
-    ) -> Result<T, EngineError> {
+    fn update<T>(&self, id: &str, change: impl FnOnce(&mut Container) -> T) -> Result<T, EngineError> {
         let mut state = self.state();
         let entry = state.containers.get_mut(id).ok_or_else(|| no_such_container(id))?;
         let mut record = entry.record.clone();

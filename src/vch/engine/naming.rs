@@ -3,21 +3,47 @@
 use nix::{libc, sys::signal::Signal};
 
 const ADJECTIVES: [&str; 24] = [
-    "agile", "amber", "bold", "brave", "bright", "calm", "clever", "deft", "eager", "fair", "fleet", "gentle",
-    "keen", "kind", "lively", "lucid", "merry", "noble", "quick", "quiet", "sharp", "steady", "swift", "wise",
+    "agile", "amber", "bold", "brave", "bright", "calm", "clever", "deft", "eager", "fair", "fleet",
+    "gentle", "keen", "kind", "lively", "lucid", "merry", "noble", "quick", "quiet", "sharp", "steady",
+    "swift", "wise",
 ];
 /// People without whom there would be no network to speak of.
 const PEOPLE: [&str; 24] = [
-    "abramson", "baran", "cerf", "clark", "crocker", "davies", "deering", "engelbart", "estrin", "feinler",
-    "floyd", "hopper", "jacobson", "jennings", "kahn", "kleinrock", "licklider", "metcalfe", "mockapetris",
-    "perlman", "postel", "pouzin", "roberts", "taylor",
+    "abramson",
+    "baran",
+    "cerf",
+    "clark",
+    "crocker",
+    "davies",
+    "deering",
+    "engelbart",
+    "estrin",
+    "feinler",
+    "floyd",
+    "hopper",
+    "jacobson",
+    "jennings",
+    "kahn",
+    "kleinrock",
+    "licklider",
+    "metcalfe",
+    "mockapetris",
+    "perlman",
+    "postel",
+    "pouzin",
+    "roberts",
+    "taylor",
 ];
 
 /// A name nobody has asked for, `swift_perlman`; `attempt` makes later ones longer.
 pub(super) fn random_name(attempt: usize) -> String {
     let pick = |list: &'static [&'static str]| list[rand::random_range(0..list.len())];
     let name = format!("{}_{}", pick(&ADJECTIVES), pick(&PEOPLE));
-    if attempt == 0 { name } else { format!("{name}{}", rand::random_range(0..10_usize.pow(attempt.min(6) as u32))) }
+    if attempt == 0 {
+        name
+    } else {
+        format!("{name}{}", rand::random_range(0..10_usize.pow(attempt.min(6) as u32)))
+    }
 }
 
 /// The number of a signal as Docker writes it: `SIGTERM`, `term`, `15`, `SIGRTMIN+3`.

@@ -83,7 +83,8 @@ impl WantedExternal {
     pub(super) fn is(&self, network: &Network) -> bool {
         let NetworkKind::External { link, address, .. } = &network.kind else { return false };
         let own = address.map(|own| own.address().to_string());
-        let wanted = self.address.as_deref().map(|text| text.split('/').next().unwrap_or_default().to_owned());
+        let wanted =
+            self.address.as_deref().map(|text| text.split('/').next().unwrap_or_default().to_owned());
         let pool = network.subnets.first();
         network.name == self.name
             && link.as_str() == self.link
@@ -126,7 +127,11 @@ impl Engine {
     }
 
     /// Takes an external network over from an administrator.
-    pub async fn add_external(&self, wanted: WantedExternal, configured: bool) -> Result<Network, EngineError> {
+    pub async fn add_external(
+        &self,
+        wanted: WantedExternal,
+        configured: bool,
+    ) -> Result<Network, EngineError> {
         check_name(&wanted.name)?;
         let invalid = |error: &dyn std::fmt::Display| EngineError::invalid(error);
         let link: IfName = wanted.link.parse().map_err(|error| invalid(&error).at("link"))?;
@@ -213,8 +218,9 @@ impl Engine {
             let holders = state.on_network(&network.id).filter(|container| {
                 container.endpoint(&network.id).is_some_and(|endpoint| endpoint.active.is_some())
             });
-            let holders: Vec<_> =
-                holders.map(|container| format!("name:{:?} id:{:?}", container.name, container.short_id())).collect();
+            let holders: Vec<_> = holders
+                .map(|container| format!("name:{:?} id:{:?}", container.name, container.short_id()))
+                .collect();
             if !holders.is_empty() {
                 return Err(EngineError::forbidden(format!(
                     "error while removing network: network {} has active endpoints ({})",
@@ -281,7 +287,11 @@ impl Engine {
         let Some(bridge) = &network.bridge else { return Ok(()) };
         let addresses: Vec<Prefix> = match &network.kind {
             NetworkKind::External { address, .. } => address.iter().copied().collect(),
-            _ => network.subnets.iter().filter_map(|pool| Prefix::new(pool.gateway(), pool.subnet().length())).collect(),
+            _ => network
+                .subnets
+                .iter()
+                .filter_map(|pool| Prefix::new(pool.gateway(), pool.subnet().length()))
+                .collect(),
         };
         let kernel = &self.shared.kernel;
         if let NetworkKind::External { link, .. } = &network.kind {
@@ -294,7 +304,7 @@ impl Engine {
     }
 
     /// Takes down what a network had in the kernel.
-    async fn dismantle(&self, network: &Network) {
+    pub(super) async fn dismantle(&self, network: &Network) {
         let Some(bridge) = &network.bridge else { return };
         if let NetworkKind::External { link, .. } = &network.kind
             && let Err(error) = self.shared.kernel.release_uplink(link).await

@@ -43,7 +43,8 @@ impl Engine {
             let state = self.state();
             let endpoint = gateway_endpoint(container, &state.networks);
             let network = endpoint.and_then(|endpoint| state.networks.get(&endpoint.network)).cloned();
-            let own = endpoint.and_then(|endpoint| endpoint.active.as_ref()).and_then(|own| own.addresses.first());
+            let own =
+                endpoint.and_then(|endpoint| endpoint.active.as_ref()).and_then(|own| own.addresses.first());
             (network, own.map(|own| own.address()))
         };
         let external = network.as_ref().is_some_and(Network::is_external);

@@ -38,7 +38,9 @@ fn parse(text: &str) -> Resolver {
                     resolver.servers.push(server.to_owned());
                 }
             }
-            Some("search") => resolver.search = words.filter(|word| *word != ".").map(str::to_owned).collect(),
+            Some("search") => {
+                resolver.search = words.filter(|word| *word != ".").map(str::to_owned).collect()
+            }
             _ => {}
         }
     }

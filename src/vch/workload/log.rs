@@ -204,7 +204,8 @@ mod tests {
         for _ in 0..1_300 {
             log.append(Stream::Stdout, &[b'x'; RECORD]).unwrap();
         }
-        let kept: u64 = fs::read_dir(directory.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+        let kept: u64 =
+            fs::read_dir(directory.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
         assert!(kept < 2 * FILE_LIMIT + (2 << 20), "{kept}");
         assert_eq!(read(&path).last().unwrap().offset, 1_299 * RECORD as u64);
         assert_eq!(Log::open(&path).unwrap().next_offset(), 1_300 * RECORD as u64);

@@ -13,9 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use tether_wire::streams::{
-    Decoder, StreamsFromGuest, StreamsFromHost, encode,
-    input::InputSender,
-    output::OutputReceiver,
+    Decoder, StreamsFromGuest, StreamsFromHost, encode, input::InputSender, output::OutputReceiver,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
