@@ -1,7 +1,7 @@
 //! Output gets to the host once and in order, however the byte stream is cut and whenever the
 //! host is started again.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test fails by panicking")]
 
 use proptest::prelude::*;
 use tether_wire::streams::{
