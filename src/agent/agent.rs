@@ -34,6 +34,9 @@ use crate::{
 /// up to 2 s (RFC 4862), a link's negotiation some more.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// How long a NIC that a document names may take to appear: it is being plugged in.
+const PLUGGING: Duration = Duration::from_secs(5);
+
 /// How often the difference is planned anew when the kernel, read back, is not as it was told
 /// to be: side effects of an operation (a secondary address gone with its primary) take one
 /// more round.
@@ -148,7 +151,7 @@ impl Agent {
     async fn put_in_force(&mut self, stamp: Stamp, state: &DesiredState) -> Result<(u32, Observed), Failure> {
         judge(self.applied, stamp).map_err(|problem| untouched(Phase::Generation, vec![problem]))?;
         let desired = state.check().map_err(|problems| untouched(Phase::Check, problems))?;
-        let before = self.read(Phase::Plan).await?;
+        let before = self.read_with_nics(&desired).await?;
         let mut target = plan::target(&desired, &before, self.management)
             .map_err(|problems| untouched(Phase::Plan, problems))?;
         let files = self.files.snapshot();
@@ -228,6 +231,21 @@ impl Agent {
             now = self.read(Phase::Verify).await?;
         }
         if plan::diff(&now, target).is_empty() { Ok((done, now)) } else { Err(does_not_stay(target, &now)) }
+    }
+
+    /// Reads the kernel as soon as every NIC is there that `desired` names, or when the time for
+    /// that is over: what is missing then is the planner's to tell.
+    async fn read_with_nics(&self, desired: &Desired) -> Result<KernelState, Failure> {
+        let end = tokio::time::Instant::now() + PLUGGING;
+        loop {
+            let now = self.read(Phase::Plan).await?;
+            let is_there = |mac| self.management == Some(mac) || now.links.iter().any(|l| l.mac == Some(mac));
+            if desired.interfaces.iter().all(|interface| is_there(interface.mac))
+                || timeout_at(end, self.kernel.changed()).await.is_err()
+            {
+                return Ok(now);
+            }
+        }
     }
 
     /// Reads the kernel, `phase` being what it is read for.

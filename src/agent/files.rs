@@ -25,6 +25,9 @@ const BLOCK_END: &str = "# tether end";
 #[derive(Debug)]
 pub struct Files {
     etc: PathBuf,
+    /// The files are shown in other places by bind mounts: these show what was there when they
+    /// were made, so the files are written in place. `hostname` is among them.
+    shown: bool,
     /// The last resolv.conf this process wrote. A container that edits the file afterwards is
     /// left alone until tether has something new to say.
     resolv_conf: Option<String>,
@@ -37,12 +40,18 @@ pub struct Snapshot {
     resolv_conf: Option<Vec<u8>>,
     last: Option<String>,
     hostname: Option<std::ffi::OsString>,
+    hostname_file: Option<Vec<u8>>,
 }
 
 impl Files {
     /// Files below `etc`, usually `/etc`.
     pub fn new(etc: PathBuf) -> Self {
-        Self { etc, resolv_conf: None }
+        Self { etc, shown: false, resolv_conf: None }
+    }
+
+    /// Files below `etc` that a container sees by bind mounts, `hostname` too.
+    pub fn shown(etc: PathBuf) -> Self {
+        Self { etc, shown: true, resolv_conf: None }
     }
 
     /// What they say now.
@@ -52,6 +61,7 @@ impl Files {
             resolv_conf: fs::read(self.etc.join("resolv.conf")).ok(),
             last: self.resolv_conf.clone(),
             hostname: gethostname().ok(),
+            hostname_file: fs::read(self.etc.join("hostname")).ok(),
         }
     }
 
@@ -67,17 +77,26 @@ impl Files {
                 )
             })?;
         }
+        if self.shown
+            && let Ok(name) = gethostname()
+        {
+            let path = self.etc.join("hostname");
+            let line = [name.as_encoded_bytes(), b"\n"].concat();
+            if fs::read(&path).ok().as_ref() != Some(&line) {
+                self.write(&path, &line).map_err(|error| cannot_write("hostname", &path, &error))?;
+            }
+        }
         let path = self.etc.join("hosts");
         let now = fs::read(&path).unwrap_or_default();
         let wanted = hosts(&now, desired);
         if wanted != now {
-            write(&path, &wanted).map_err(|error| cannot_write("hosts", &path, &error))?;
+            self.write(&path, &wanted).map_err(|error| cannot_write("hosts", &path, &error))?;
         }
         let path = self.etc.join("resolv.conf");
         let wanted = resolv_conf(desired);
         if self.resolv_conf.as_ref() != Some(&wanted) {
             if fs::read(&path).ok().as_deref() != Some(wanted.as_bytes()) {
-                write(&path, wanted.as_bytes()).map_err(|error| cannot_write("dns", &path, &error))?;
+                self.write(&path, wanted.as_bytes()).map_err(|error| cannot_write("dns", &path, &error))?;
             }
             self.resolv_conf = Some(wanted);
         }
@@ -91,19 +110,25 @@ impl Files {
             .hostname
             .as_ref()
             .is_none_or(|name| gethostname().is_ok_and(|now| now == *name) || sethostname(name).is_ok());
+        let this = &*self;
         let put_back = |name: &str, content: &Option<Vec<u8>>| {
             let path = self.etc.join(name);
             if fs::read(&path).ok() == *content {
                 return true;
             }
             match content {
-                Some(content) => write(&path, content).is_ok(),
+                Some(content) => this.write(&path, content).is_ok(),
                 None => fs::remove_file(&path).is_ok(),
             }
         };
         let hosts = put_back("hosts", &before.hosts);
         let resolv_conf = put_back("resolv.conf", &before.resolv_conf);
-        named && hosts && resolv_conf
+        let hostname = !self.shown || put_back("hostname", &before.hostname_file);
+        named && hosts && resolv_conf && hostname
+    }
+
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        if self.shown { fs::write(path, content) } else { write(path, content) }
     }
 }
 

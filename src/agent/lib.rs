@@ -17,3 +17,4 @@ pub mod names;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod streams;

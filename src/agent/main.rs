@@ -77,11 +77,15 @@ fn start(options: Options, log: Option<String>) -> ExitCode {
         Ok(runtime) => runtime.block_on(run(options)).map_err(|error| error.to_string()),
         Err(error) => Err(format!("cannot start: {error}")),
     };
-    let failed = ended.is_err();
-    for line in ended.err().iter().flat_map(|error| error.lines()) {
+    let why = ended.err();
+    let failed = why.is_some();
+    for line in why.iter().flat_map(|error| error.lines()) {
         tracing::error!("{line}");
     }
     if init::is_process_1() {
+        if let Some(why) = why {
+            init::tell_cannot_run(&why);
+        }
         init::power_off();
     }
     ExitCode::from(u8::from(failed))

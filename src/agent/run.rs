@@ -5,7 +5,7 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use tether_wire::{
     boot::Boot,
-    message::{Exit, Failed, Failure, FromHost, Phase, Received, Verified},
+    message::{EventKind, Exit, Failed, Failure, FromHost, Phase, Received, Verified},
     names::NameTables,
     problem::Problem,
     state::DesiredState,
@@ -13,7 +13,7 @@ use tether_wire::{
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
@@ -23,9 +23,10 @@ use crate::{
     deadline::sleep_until_some,
     dns,
     files::Files,
-    init::{self, Ending, Supervisor},
+    init::{self, Happened, Preparation, Supervisor},
     kernel::{Kernel, KernelError},
     management::Management,
+    streams::Streams,
 };
 
 /// How often the status is sent when nothing changes.
@@ -85,14 +86,21 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         kernel.loopback_up().await?;
     }
     let dns = dns::Server::start(SocketAddr::from((EMBEDDED_DNS, 53)))?;
-    let files = Files::new(options.etc.unwrap_or_else(|| "/etc".into()));
+    let files = if boot.root.is_some() && init::is_process_1() {
+        Preparation::files()?;
+        Files::shown(init::ETC.into())
+    } else {
+        Files::new(options.etc.unwrap_or_else(|| "/etc".into()))
+    };
+    // First of all: the disks have something to do while the network comes up.
+    let supervisor = Supervisor::new(boot.root.clone())?;
     let nic = boot.tether.map(|tether| tether.mac);
     match (options.state, boot.tether) {
-        (Some(path), _) => by_file(Agent::new(kernel, dns, files, nic), &boot, path).await,
+        (Some(path), _) => by_file(Agent::new(kernel, dns, files, nic), supervisor, &boot, path).await,
         (None, Some(tether)) => {
             tracing::debug!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
             let channel = Channel::start(boot.guest.clone(), Management::new(tether)?);
-            by_host(Agent::new(kernel, dns, files, nic), &boot, channel).await
+            by_host(Agent::new(kernel, dns, files, nic), supervisor, &boot, channel).await
         }
         (None, None) => Err(RunError::NoHost),
     }
@@ -108,9 +116,13 @@ enum Told {
 }
 
 /// Takes the desired state from a file, again at each SIGHUP.
-async fn by_file(mut agent: Agent, boot: &Boot, path: PathBuf) -> Result<(), RunError> {
+async fn by_file(
+    mut agent: Agent,
+    mut supervisor: Supervisor,
+    boot: &Boot,
+    path: PathBuf,
+) -> Result<(), RunError> {
     let mut again = signal(SignalKind::hangup())?;
-    let mut supervisor = Supervisor::new()?;
     let mut generation = 0;
     loop {
         generation += 1;
@@ -123,17 +135,23 @@ async fn by_file(mut agent: Agent, boot: &Boot, path: PathBuf) -> Result<(), Run
             let _ = writeln!(std::io::stdout(), "{line}");
         }
         if matches!(told, Told::Verified(_)) {
-            supervisor.start(agent.workload().or(boot.workload.as_ref()), &mut |_| {});
+            supervisor.start(agent.workload().or(boot.workload.as_ref()));
         }
-        tokio::select! {
-            _ = again.recv() => {}
-            ending = supervisor.ended() => match ending {
-                Ending::Terminated => return Ok(()),
-                Ending::Workload(exit) => {
-                    tracing::info!(?exit, "workload ended");
-                    init::power_off();
-                }
-            },
+        loop {
+            tokio::select! {
+                _ = again.recv() => break,
+                happened = supervisor.next() => match happened {
+                    Happened::Terminated => return Ok(()),
+                    Happened::Started(pid) => tracing::info!(pid, "workload started"),
+                    Happened::Ended(exit) => {
+                        init::tell_ended(&exit);
+                        if let Some(mut streams) = supervisor.streams().cloned() {
+                            let _ = timeout(EXIT_PATIENCE, streams.over()).await;
+                        }
+                        init::power_off();
+                    }
+                },
+            }
         }
     }
 }
@@ -162,9 +180,14 @@ async fn apply_file(agent: &mut Agent, generation: u64, file: &StateFile) -> Tol
 }
 
 /// Takes the desired state from the host.
-async fn by_host(agent: Agent, boot: &Boot, channel: Channel) -> Result<(), RunError> {
-    let mut supervisor = Supervisor::new()?;
-    let mut guest = Guest { boot, agent, channel, status_due: None, power_off_at: None };
+async fn by_host(
+    agent: Agent,
+    mut supervisor: Supervisor,
+    boot: &Boot,
+    channel: Channel,
+) -> Result<(), RunError> {
+    let mut guest =
+        Guest { boot, agent, channel, status_due: None, power_off_at: None, exit_seen: false, streams: None };
     let mut period = interval(STATUS_PERIOD);
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -176,12 +199,19 @@ async fn by_host(agent: Agent, boot: &Boot, channel: Channel) -> Result<(), RunE
             () = guest.agent.changed() => guest.report_soon(),
             _ = period.tick() => guest.report_soon(),
             () = sleep_until_some(guest.status_due) => guest.report().await,
-            ending = supervisor.ended() => match ending {
-                Ending::Terminated => return Ok(()),
-                Ending::Workload(exit) => guest.workload_ended(exit),
+            happened = supervisor.next() => match happened {
+                Happened::Terminated => return Ok(()),
+                Happened::Started(pid) => {
+                    guest.channel.event(EventKind::WorkloadStarted { pid });
+                    tracing::info!(pid, "workload started");
+                }
+                Happened::Ended(exit) => guest.workload_ended(exit, supervisor.streams().cloned()),
             },
+            () = all_told(&mut guest.streams), if guest.exit_seen && guest.power_off_at.is_some() => {
+                init::power_off();
+            }
             () = sleep_until_some(guest.power_off_at) => {
-                tracing::warn!("the host has not noted the workload's end");
+                tracing::warn!("the host has not noted the workload's end, or not taken its output");
                 init::power_off();
             }
         }
@@ -197,6 +227,17 @@ struct Guest<'a> {
     status_due: Option<Instant>,
     /// When the machine powers off, once the workload has ended.
     power_off_at: Option<Instant>,
+    /// The host has noted the workload's end.
+    exit_seen: bool,
+    /// The workload's streams, once it has ended.
+    streams: Option<Streams>,
+}
+
+/// Waits until the host has all of the workload's output.
+async fn all_told(streams: &mut Option<Streams>) {
+    if let Some(streams) = streams {
+        streams.over().await;
+    }
 }
 
 impl Guest<'_> {
@@ -218,8 +259,7 @@ impl Guest<'_> {
                             took_us,
                             "network verified"
                         );
-                        let workload = self.agent.workload().or(self.boot.workload.as_ref());
-                        supervisor.start(workload, &mut |event| self.channel.event(event));
+                        supervisor.start(self.agent.workload().or(self.boot.workload.as_ref()));
                     }
                     Err(failed) => {
                         self.in_force();
@@ -242,9 +282,7 @@ impl Guest<'_> {
             FromHost::Signal(signal) => supervisor.signal(signal.number),
             FromHost::ExitSeen(_) => {
                 self.channel.exit_seen();
-                if self.power_off_at.is_some() {
-                    init::power_off();
-                }
+                self.exit_seen = true;
             }
             // The session answers these itself, and a greeting comes once.
             FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
@@ -268,8 +306,9 @@ impl Guest<'_> {
     }
 
     /// Tells the host, which the machine waits for before it powers off.
-    fn workload_ended(&mut self, exit: Exit) {
-        tracing::info!(?exit, "workload ended");
+    fn workload_ended(&mut self, exit: Exit, streams: Option<Streams>) {
+        init::tell_ended(&exit);
+        self.streams = streams;
         self.channel.exited(exit);
         self.power_off_at = Some(Instant::now() + EXIT_PATIENCE);
     }

@@ -1,16 +1,28 @@
-//! Process 1: mounts, modules, `lo`, the workload, its end, and the machine's.
+//! Process 1: mounts, modules, the container's file system, the workload, its end, and the
+//! machine's.
 //!
 //! Used only where tether is process 1. Nothing here knows what the workload or the network
 //! are for.
 
+mod console;
 mod modules;
 mod mounts;
 mod power;
+mod preparation;
+mod root;
+mod start;
+mod stdio;
 mod supervisor;
+mod user;
 mod workload;
 
+pub use console::{tell_cannot_run, tell_ended};
 pub use power::power_off;
-pub use supervisor::{Ending, Supervisor};
+pub use preparation::Preparation;
+pub use root::ETC;
+pub use stdio::Ends;
+pub(crate) use stdio::resize;
+pub use supervisor::{Happened, Supervisor};
 
 /// Whether this is process 1.
 pub fn is_process_1() -> bool {

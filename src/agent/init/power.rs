@@ -10,7 +10,7 @@ use nix::{
     unistd::{Pid, sync},
 };
 
-use super::workload::reap;
+use super::{root, workload::reap};
 
 /// How long processes that the workload left behind have between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_millis(200);
@@ -26,8 +26,14 @@ pub fn power_off() -> ! {
             waited += Duration::from_millis(10);
         }
         let _ = kill(everybody, Signal::SIGKILL);
+        let mut waited = Duration::ZERO;
+        while !reap().everybody_is_gone && waited < GRACE {
+            sleep(Duration::from_millis(1));
+            waited += Duration::from_millis(1);
+        }
     }
     sync();
+    root::seal();
     tracing::info!("powering off");
     let Err(errno) = reboot(RebootMode::RB_POWER_OFF);
     tracing::error!("the machine cannot be powered off: {errno:?}");

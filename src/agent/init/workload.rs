@@ -1,7 +1,5 @@
 //! The container's process, and everybody else's orphans.
 
-use std::{fs, io, os::unix::process::CommandExt, process::Command};
-
 use nix::{
     errno::Errno,
     libc,
@@ -10,8 +8,7 @@ use nix::{
 };
 use tether_wire::{boot::BootWorkload, message::Exit};
 
-/// Where programs are looked for, as in Docker's images.
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+use super::{root::Container, start::start, stdio::Ends};
 
 /// A workload that was started.
 #[derive(Debug)]
@@ -20,28 +17,15 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts a checked workload, in a process group of its own, on the console.
-    pub(super) fn start(workload: &BootWorkload) -> Result<Self, Exit> {
-        // Only so much of a name that may be anything, or the message would not fit.
-        let cannot = |what: &str, error: &io::Error| {
-            let shown: String = what.chars().take(200).collect();
-            Exit::NotStarted(format!("{shown}: {error}"))
-        };
-        let not_started = |error: io::Error| cannot(workload.argv.first().map_or("", String::as_str), &error);
-        let cwd = if workload.cwd.is_empty() { "/" } else { &workload.cwd };
-        fs::metadata(cwd).map_err(|error| cannot(cwd, &error))?;
-        let (program, arguments) =
-            workload.argv.split_first().ok_or_else(|| not_started(io::ErrorKind::InvalidInput.into()))?;
-        let has_path = workload.env.iter().any(|variable| variable.starts_with("PATH="));
-        let path = (!has_path).then_some(PATH);
-        let variables = workload.env.iter().map(String::as_str).chain(path);
-        let mut command = Command::new(program);
-        command.args(arguments).env_clear().process_group(0);
-        command.envs(variables.filter_map(|variable| variable.split_once('=')));
-        command.current_dir(cwd);
-        let child = command.spawn().map_err(not_started)?;
+    /// Starts a checked workload, in a session of its own.
+    pub(super) fn start(
+        workload: &BootWorkload,
+        container: Option<&Container>,
+        piped: bool,
+    ) -> Result<(Self, Option<Ends>), Exit> {
+        let (id, ends) = start(workload, container, piped)?;
         // A process id fits: pid_max is at most 2^22.
-        Ok(Self { pid: Pid::from_raw(child.id().cast_signed()) })
+        Ok((Self { pid: Pid::from_raw(id.cast_signed()) }, ends))
     }
 
     /// Its process id.
@@ -116,7 +100,7 @@ mod tests {
                 cwd: "/".into(),
                 ..BootWorkload::default()
             };
-            Running::start(&workload).map(|running| {
+            Running::start(&workload, None, false).map(|(running, _)| {
                 loop {
                     if let Some(exit) = running.exit(&reap()) {
                         return exit;

@@ -1,0 +1,199 @@
+//! From a checked workload to a running process.
+
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    process::Command,
+};
+
+use nix::{
+    libc,
+    unistd::{chdir, gethostname, setsid},
+};
+use tether_wire::{boot::BootWorkload, message::Exit};
+
+use super::{
+    root::Container,
+    stdio::{self, Ends},
+    user::{self, User},
+};
+
+/// Where programs are looked for, as in Docker's images.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The most of the container's user lists that is read.
+const LISTS: u64 = 4 << 20;
+
+/// What a workload may do as root: Docker's default list, by the numbers of `capability.h`.
+/// CHOWN, `DAC_OVERRIDE`, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, `NET_BIND_SERVICE`,
+/// `NET_RAW`, `SYS_CHROOT`, MKNOD, `AUDIT_WRITE`, SETFCAP.
+const CAPABILITIES: [u8; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
+/// One more than the highest capability there could be.
+const MOST_CAPABILITIES: u8 = 64;
+
+/// Starts a workload: in its container if there is one, else in the agent's own file system. With
+/// `piped` its streams' other ends come back, else they are the console.
+pub(super) fn start(
+    workload: &BootWorkload,
+    container: Option<&Container>,
+    piped: bool,
+) -> Result<(u32, Option<Ends>), Exit> {
+    let program = workload.argv.first().map_or("", String::as_str);
+    let cwd = if workload.cwd.is_empty() { "/" } else { &workload.cwd };
+    let user = if let Some(container) = container {
+        container.root.make_directories(cwd).map_err(|error| cannot(cwd, &error))?;
+        who(workload, container)?
+    } else {
+        fs::metadata(cwd).map_err(|error| cannot(cwd, &error))?;
+        User::default()
+    };
+    let mut command = Command::new(program);
+    command.args(workload.argv.iter().skip(1)).env_clear();
+    command.envs(environment(workload, container.map(|_| &user)));
+    let ends = if piped {
+        let made = stdio::make(workload, container, user.uid);
+        let (ends, [stdin, stdout, stderr]): (Ends, [OwnedFd; 3]) =
+            made.map_err(|error| cannot("standard streams", &error))?;
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
+        Some(ends)
+    } else {
+        None
+    };
+    let own_terminal = piped && workload.terminal;
+    let path = std::ffi::CString::new(cwd).map_err(|error| cannot(cwd, &error.into()))?;
+    let inside = container.is_some();
+    let groups: Vec<libc::gid_t> = user.groups.clone();
+    let (uid, gid) = (user.uid, user.gid);
+    let enter = move || {
+        setsid()?;
+        if own_terminal {
+            stdio::take_terminal()?;
+        }
+        if inside {
+            Container::enter()?;
+            drop_capabilities()?;
+        }
+        chdir(path.as_c_str())?;
+        if inside { become_user(uid, gid, &groups) } else { Ok(()) }
+    };
+    // SAFETY: between fork and exec this makes system calls only: no allocation, no lock.
+    unsafe { command.pre_exec(enter) };
+    let child = command.spawn().map_err(|error| cannot(program, &error))?;
+    Ok((child.id(), ends))
+}
+
+/// Why it does not run, in one line: what, and the reason.
+fn cannot(what: &str, error: &io::Error) -> Exit {
+    // Only so much of a name that may be anything, or the message would not fit.
+    let shown: String = what.chars().take(200).collect();
+    Exit::NotStarted(format!("{shown}: {error}"))
+}
+
+fn who(workload: &BootWorkload, container: &Container) -> Result<User, Exit> {
+    let read = |path: &str| container.root.read(path, LISTS).map_err(|error| cannot(path, &error));
+    user::resolve(&workload.user, &read("etc/passwd")?, &read("etc/group")?)
+        .map_err(|message| cannot("user", &io::Error::other(message)))
+}
+
+/// The workload's variables, and those Docker adds where they are not given.
+fn environment(workload: &BootWorkload, user: Option<&User>) -> Vec<(String, String)> {
+    let given = workload.env.iter().filter_map(|variable| variable.split_once('='));
+    let mut all: Vec<(String, String)> = given.map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    let mut add = |name: &str, value: String| {
+        if !all.iter().any(|(given, _)| given == name) {
+            all.push((name.to_owned(), value));
+        }
+    };
+    add("PATH", PATH.to_owned());
+    if let Some(user) = user {
+        add("HOME", user.home.clone());
+        if let Ok(Ok(name)) = gethostname().map(std::ffi::OsString::into_string) {
+            add("HOSTNAME", name);
+        }
+    }
+    if workload.terminal {
+        add("TERM", "xterm".to_owned());
+    }
+    all
+}
+
+/// Takes from this process and its children for good what is not on the list. For a forked child.
+fn drop_capabilities() -> io::Result<()> {
+    for capability in (0..MOST_CAPABILITIES).filter(|capability| !CAPABILITIES.contains(capability)) {
+        // SAFETY: numbers only. What the kernel gives root at `exec` is what is left in this set.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) };
+        if dropped < 0 {
+            let error = io::Error::last_os_error();
+            // EINVAL: this kernel has not that many.
+            return if error.raw_os_error() == Some(libc::EINVAL) { Ok(()) } else { Err(error) };
+        }
+    }
+    Ok(())
+}
+
+/// For a forked child.
+fn become_user(uid: u32, gid: u32, groups: &[libc::gid_t]) -> io::Result<()> {
+    // SAFETY: the kernel reads as many groups as there are.
+    let results = unsafe {
+        [
+            libc::setgroups(groups.len(), groups.as_ptr()),
+            libc::setresgid(gid, gid, gid),
+            libc::setresuid(uid, uid, uid),
+        ]
+    };
+    // The first failure is rarely the last call, but its error is all the same: EPERM or EINVAL.
+    if results.contains(&-1) { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_is_not_added() {
+        let workload = BootWorkload {
+            env: vec!["PATH=/mine".into(), "A=b=c".into()],
+            terminal: true,
+            ..BootWorkload::default()
+        };
+        let user = User { home: "/root".into(), ..User::default() };
+        let all = environment(&workload, Some(&user));
+        let value = |name: &str| all.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        assert_eq!(value("PATH"), Some("/mine"));
+        assert_eq!(value("A"), Some("b=c"));
+        assert_eq!((value("HOME"), value("TERM")), (Some("/root"), Some("xterm")));
+        assert!(value("HOSTNAME").is_some());
+        let plain = environment(&BootWorkload::default(), None);
+        assert_eq!(plain, [("PATH".to_owned(), PATH.to_owned())]);
+    }
+
+    #[test]
+    fn a_terminal_is_a_terminal_and_pipes_are_pipes() {
+        use std::io::Read as _;
+        let run = |terminal| {
+            let workload = BootWorkload {
+                argv: ["sh", "-c", "tty; stty size; echo e >&2"].map(ToOwned::to_owned).into(),
+                terminal,
+                rows: 24,
+                columns: 80,
+                ..BootWorkload::default()
+            };
+            let (_, ends) = start(&workload, None, true).unwrap();
+            let Some(Ends::Terminal(end) | Ends::Pipes { stdout: end, .. }) = ends else { panic!() };
+            let (mut text, mut file) = (Vec::new(), fs::File::from(end));
+            let mut piece = [0; 100];
+            loop {
+                match file.read(&mut piece) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
+                    // EIO: nobody has the terminal open any more.
+                    Ok(0) | Err(_) => return String::from_utf8(text).unwrap(),
+                    Ok(count) => text.extend(&piece[..count]),
+                }
+            }
+        };
+        let text = run(true);
+        assert!(text.starts_with("/dev/pts/") && text.ends_with("\r\n24 80\r\ne\r\n"), "{text}");
+        assert!(run(false).starts_with("not a tty"));
+    }
+}

@@ -1,0 +1,151 @@
+//! The virtio-serial port, without blocking and without spinning.
+//!
+//! Linux reports such a port as hung up for as long as no host program has its other end open,
+//! and tokio never forgets a hang-up: its readiness would be there for ever. So the port has an
+//! epoll instance of its own, edge-triggered, and tokio watches that. It becomes readable at each
+//! change of the port (`drivers/char/virtio_console.c` wakes the port's queue when data or room
+//! comes, and when the host's end opens or closes), and is silent in between.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    libc,
+    sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+};
+use tether_wire::streams::PORT;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
+};
+
+/// Where the kernel lists the ports.
+const PORTS: &str = "/sys/class/virtio-ports";
+/// How long a port of a machine that has some may take to get its name: the host tells it after
+/// the driver has asked.
+const NAMES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The port, open.
+#[derive(Debug)]
+pub(super) struct Port {
+    file: File,
+    epoll: AsyncFd<OwnEpoll>,
+}
+
+#[derive(Debug)]
+struct OwnEpoll(Epoll);
+
+impl AsRawFd for OwnEpoll {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+/// The streams' port of this machine, if it has one.
+pub(super) async fn find() -> Option<PathBuf> {
+    for _ in 0..NAMES {
+        match look(Path::new(PORTS)) {
+            Look::Found(port) => return Some(port),
+            Look::Absent => return None,
+            Look::Unnamed => sleep(PAUSE).await,
+        }
+    }
+    None
+}
+
+enum Look {
+    Found(PathBuf),
+    Absent,
+    /// A port is there that has no name yet.
+    Unnamed,
+}
+
+fn look(ports: &Path) -> Look {
+    let mut answer = Look::Absent;
+    let mut any = false;
+    for port in fs::read_dir(ports).into_iter().flatten().flatten() {
+        any = true;
+        match fs::read_to_string(port.path().join("name")) {
+            Ok(name) if name.trim_end() == PORT => {
+                return Look::Found(Path::new("/dev").join(port.file_name()));
+            }
+            Ok(name) if !name.trim_end().is_empty() => {}
+            _ => answer = Look::Unnamed,
+        }
+    }
+    // The driver is there, its ports are still to come.
+    if !any && ports.exists() && console_device() { Look::Unnamed } else { answer }
+}
+
+/// Whether the machine has a virtio console device (type 3 of the virtio specification).
+fn console_device() -> bool {
+    fs::read_dir("/sys/bus/virtio/devices").into_iter().flatten().flatten().any(|device| {
+        fs::read_to_string(device.path().join("device")).is_ok_and(|kind| kind.trim_end() == "0x0003")
+    })
+}
+
+impl Port {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Self::new(OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?.into())
+    }
+
+    /// A port that is open, without blocking.
+    pub(super) fn new(port: OwnedFd) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll.add(port.as_fd(), EpollEvent::new(edges, 0))?;
+        // SAFETY: the descriptor is the epoll instance's own, and stays open as long as it lives.
+        let epoll = unsafe { AsyncFd::register_with_interest(OwnEpoll(epoll), Interest::READABLE) };
+        let epoll = epoll.map_err(|error| error.into_parts().1)?;
+        Ok(Self { file: port.into(), epoll })
+    }
+
+    /// Waits until something may have changed since the last call. Cancel-safe.
+    pub(super) async fn changed(&self) -> io::Result<()> {
+        loop {
+            let mut guard = self.epoll.readable().await?;
+            let events = guard.get_inner().0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
+            guard.clear_ready();
+            if events > 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what is there. 0: the host's end is closed.
+    pub(super) fn read(&self, to: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(to)
+    }
+
+    /// Writes what there is room for.
+    pub(super) fn write(&self, from: &[u8]) -> io::Result<usize> {
+        (&self.file).write(from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_found_by_its_name() {
+        let ports = tempfile::TempDir::new().unwrap();
+        assert!(matches!(look(ports.path()), Look::Absent));
+        for (port, name) in [("vport1p1", "other"), ("vport1p2", "")] {
+            fs::create_dir(ports.path().join(port)).unwrap();
+            fs::write(ports.path().join(port).join("name"), name).unwrap();
+        }
+        assert!(matches!(look(ports.path()), Look::Unnamed));
+        fs::write(ports.path().join("vport1p2/name"), "tether.streams\n").unwrap();
+        assert!(matches!(look(ports.path()), Look::Found(path) if path == Path::new("/dev/vport1p2")));
+    }
+}
