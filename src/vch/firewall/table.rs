@@ -18,7 +18,13 @@ use nftables::{
 };
 use tether_wire::value::{IfName, Prefix, is_link_local};
 
-use super::{Bridge, Kind, Published, Rules};
+use super::{Bridge, Kind, Protocol, Published, Rules};
+
+/// Maps of published ports: to the container's address, and to its port.
+const ANY4: [&str; 2] = ["any4", "any4_port"];
+const ANY6: [&str; 2] = ["any6", "any6_port"];
+const EXACT4: [&str; 2] = ["exact4", "exact4_port"];
+const EXACT6: [&str; 2] = ["exact6", "exact6_port"];
 
 type Expr = Expression<'static>;
 type Stmt = Statement<'static>;
@@ -114,7 +120,7 @@ impl Builder {
         let nat: HashSet<_> =
             bridges.iter().filter(|bridge| bridge.kind == Kind::Nat).map(|bridge| &bridge.name).collect();
         for (ipv4, family, any, exact) in
-            [(true, SetType::Ipv4Addr, "any4", "exact4"), (false, SetType::Ipv6Addr, "any6", "exact6")]
+            [(true, SetType::Ipv4Addr, ANY4, EXACT4), (false, SetType::Ipv6Addr, ANY6, EXACT6)]
         {
             // What is published twice leads where it led first; Docker's ports are held once.
             let (mut any_elements, mut exact_elements) = (BTreeMap::new(), BTreeMap::new());
@@ -132,18 +138,33 @@ impl Builder {
                     }
                 }
             }
-            let to = |to: SocketAddr| concat([address(to.ip()), port(to.port())]);
-            let any_elements = any_elements.into_iter().map(|((protocol, number), target)| {
-                Expression::List(vec![concat([text(protocol.as_str()), port(number)]), to(target)])
-            });
-            let exact_elements = exact_elements.into_iter().map(|((at, (protocol, number)), target)| {
-                let key = concat([address(at), text(protocol.as_str()), port(number)]);
-                Expression::List(vec![key, to(target)])
-            });
-            self.map(any, &[SetType::InetProto, SetType::InetService], family, any_elements.collect());
-            let key = [family, SetType::InetProto, SetType::InetService];
-            self.map(exact, &key, family, exact_elements.collect());
+            let any_key =
+                |(protocol, number): (Protocol, u16)| concat([text(protocol.as_str()), port(number)]);
+            let exact_key = |(at, (protocol, number)): (IpAddr, (Protocol, u16))| {
+                concat([address(at), text(protocol.as_str()), port(number)])
+            };
+            let any_elements: Vec<_> = any_elements.into_iter().map(|(key, to)| (any_key(key), to)).collect();
+            let exact_elements: Vec<_> =
+                exact_elements.into_iter().map(|(key, to)| (exact_key(key), to)).collect();
+            let service = [SetType::InetProto, SetType::InetService];
+            self.targets(any, &service, family, &any_elements);
+            self.targets(exact, &[&[family], &service[..]].concat(), family, &exact_elements);
         }
+    }
+
+    /// Two maps, to the address and to the port: `nft` 1.0.6 reads no JSON of a map to both.
+    fn targets(
+        &mut self,
+        maps: [&'static str; 2],
+        key: &[SetType],
+        family: SetType,
+        to: &[(Expr, SocketAddr)],
+    ) {
+        let pair = |key: &Expr, value| Expression::List(vec![key.clone(), value]);
+        let addresses = to.iter().map(|(key, to)| pair(key, address(to.ip()))).collect();
+        let ports = to.iter().map(|(key, to)| pair(key, port(to.port()))).collect();
+        self.map(maps[0], key, family, addresses);
+        self.map(maps[1], key, SetType::InetService, ports);
     }
 
     /// 127.0.0.0/8 means something on bridges, so that the host reaches published ports by it;
@@ -181,19 +202,17 @@ impl Builder {
     }
 
     fn translate(&mut self, chain: &'static str) {
-        let protocol = || meta(MetaKey::L4proto);
-        let families = [
-            (NATFamily::IP, ip4("daddr"), "exact4", "any4"),
-            (NATFamily::IP6, ip6("daddr"), "exact6", "any6"),
-        ];
+        let service = || [meta(MetaKey::L4proto), payload("th", "dport")];
+        let families =
+            [(NATFamily::IP, ip4("daddr"), EXACT4, ANY4), (NATFamily::IP6, ip6("daddr"), EXACT6, ANY6)];
         for (family, daddr, exact, any) in families {
-            for (key, map) in [
-                (concat([daddr, protocol(), payload("th", "dport")]), exact),
-                (concat([protocol(), payload("th", "dport")]), any),
-            ] {
-                let map = nftables::expr::Map { key, data: reference(map) };
-                let addr = Expression::Named(NamedExpression::Map(Box::new(map)));
-                let dnat = NAT { addr: Some(addr), family: Some(family), port: None, flags: None };
+            let [protocol, port] = service();
+            for (key, maps) in [(concat([daddr, protocol, port]), exact), (concat(service()), any)] {
+                let [addr, port] = maps.map(|map| {
+                    let map = nftables::expr::Map { key: key.clone(), data: reference(map) };
+                    Some(Expression::Named(NamedExpression::Map(Box::new(map))))
+                });
+                let dnat = NAT { addr, family: Some(family), port, flags: None };
                 self.rule(chain, vec![Statement::DNAT(Some(dnat))]);
             }
         }
@@ -279,13 +298,13 @@ impl Builder {
         self.batch.add(NfListObject::Set(Box::new(set)));
     }
 
-    fn map(&mut self, name: &'static str, key: &[SetType], address: SetType, elements: Vec<Expr>) {
+    fn map(&mut self, name: &'static str, key: &[SetType], value: SetType, elements: Vec<Expr>) {
         let map = nftables::schema::Map {
             family: NfFamily::INet,
             table: self.name.clone().into(),
             name: name.into(),
             set_type: set_type(key),
-            map: set_type(&[address, SetType::InetService]),
+            map: set_type(&[value]),
             elem: (!elements.is_empty()).then(|| elements.into()),
             ..nftables::schema::Map::default()
         };
