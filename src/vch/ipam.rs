@@ -121,6 +121,7 @@ fn free_of(pool: Prefix, taken: &[Prefix]) -> bool {
 /// A subnet of a network, and who holds which of its addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Record", into = "Record")]
+#[expect(clippy::struct_field_names, reason = "it is the subnet's prefix, as Docker's IPAM names it")]
 pub struct Subnet {
     subnet: Prefix,
     gateway: IpAddr,

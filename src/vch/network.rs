@@ -121,18 +121,18 @@ impl Networks {
         let mut used = std::collections::BTreeSet::new();
         let addresses = self.handle.address().get().execute();
         let addresses: Vec<_> = within("list the host's addresses", addresses.try_collect()).await?;
-        used.extend(addresses.iter().filter_map(prefix_of));
+        used.extend(addresses.iter().filter_map(prefix_of).map(Prefix::network));
         for version in
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
         {
             let routes = self.handle.route().get(version).execute();
             let routes: Vec<_> = within("list the host's routes", routes.try_collect()).await?;
-            used.extend(routes.iter().filter_map(destination));
+            used.extend(routes.iter().filter_map(destination).map(Prefix::network));
         }
         let real = |prefix: &Prefix| {
             prefix.length() > 1 && !prefix.address().is_loopback() && !is_link_local(prefix.address())
         };
-        Ok(used.into_iter().map(Prefix::network).filter(real).collect())
+        Ok(used.into_iter().filter(real).collect())
     }
 
     /// Has the kernel forget who has an address, so that its next holder is not sent its last

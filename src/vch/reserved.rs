@@ -3,7 +3,7 @@
 //! Nothing is ever received here; the firewall hands the packets on. What is held are sockets, so
 //! that no other program can open the port, and a port another program has is noticed at once.
 //!
-//! A TCP socket is made so that connections a program that ended has left in TIME_WAIT are no
+//! A TCP socket is made so that connections a program that ended has left in `TIME_WAIT` are no
 //! obstacle: with `SO_REUSEADDR`. A socket that is only bound and has that option would not keep
 //! out others that have it, as nearly all servers do, and the kernel remembers the option with
 //! the port; but not after somebody has listened. So it listens once, with a filter that lets
@@ -23,9 +23,9 @@ use socket2::{Domain, SockFilter, Socket, Type};
 
 /// Where ports nobody chose come from: the kernel's own `ip_local_port_range`.
 const ANY: RangeInclusive<u16> = 32_768..=60_999;
-/// linux/in.h: `IPPROTO_SCTP`.
+/// `linux/in.h`: `IPPROTO_SCTP`.
 const SCTP: i32 = 132;
-/// linux/bpf_common.h: `BPF_RET | BPF_K`, to return a constant: how much of a packet to keep.
+/// `linux/bpf_common.h`: `BPF_RET | BPF_K`, to return a constant: how much of a packet to keep.
 const DROP_ALL: u16 = 0x06;
 
 /// A transport protocol with ports.

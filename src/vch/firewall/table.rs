@@ -104,7 +104,7 @@ impl Builder {
         let endpoint: BTreeSet<_> = rules.endpoint.iter().copied().collect();
         let (everywhere, exact): (Vec<SocketAddr>, Vec<SocketAddr>) =
             endpoint.into_iter().partition(|listener| listener.ip().is_unspecified());
-        let ports: BTreeSet<_> = everywhere.iter().map(|listener| listener.port()).collect();
+        let ports: BTreeSet<_> = everywhere.iter().map(SocketAddr::port).collect();
         self.set("endpoint", &[SetType::InetService], false, ports.into_iter().map(port).collect());
         for (name, family, ipv4) in
             [("endpoint4", SetType::Ipv4Addr, true), ("endpoint6", SetType::Ipv6Addr, false)]
@@ -476,4 +476,74 @@ fn drop() -> Stmt {
 
 fn back() -> Stmt {
     Statement::Return(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::firewall::Management;
+
+    fn rules(kind: Kind, published: &[(Option<&str>, u16, &str)]) -> Rules {
+        let bridge: IfName = "br-a".parse().unwrap();
+        let publication = |(at, host_port, to): &(Option<&str>, u16, &str)| Published {
+            protocol: Protocol::Tcp,
+            host_address: at.map(|at| at.parse().unwrap()),
+            host_port: *host_port,
+            to: to.parse().unwrap(),
+            bridge: bridge.clone(),
+        };
+        let management = "vch-management".parse().unwrap();
+        Rules {
+            table: crate::firewall::Table::numbered(7),
+            management: Management { bridge: management, address: Prefix::link_local(1), port: 7 },
+            endpoint: Vec::new(),
+            bridges: vec![Bridge { name: bridge.clone(), subnets: Vec::new(), kind }],
+            published: published.iter().map(publication).collect(),
+        }
+    }
+
+    /// The elements of the map of this name.
+    fn elements(rules: &Rules, name: &str) -> Vec<String> {
+        let transaction = serde_json::to_value(ruleset(rules)).unwrap();
+        let objects = transaction["nftables"].as_array().unwrap();
+        let map = objects.iter().find(|object| object["add"]["map"]["name"] == name).unwrap();
+        assert_eq!(map["add"]["map"]["table"], "vch-7");
+        let elements = map["add"]["map"]["elem"].as_array();
+        elements.into_iter().flatten().map(|element| element[1].to_string()).collect()
+    }
+
+    #[test]
+    fn a_port_leads_to_one_place_of_its_own_family() {
+        let to = "172.18.0.2:80";
+        let rules = rules(
+            Kind::Nat,
+            &[
+                (None, 80, to),
+                (None, 80, "172.18.0.3:80"),
+                (Some("0.0.0.0"), 81, "172.18.0.4:80"),
+                (Some("::"), 82, to),
+                (Some("192.0.2.1"), 80, "172.18.0.5:8080"),
+                (None, 80, "[fd00::2]:80"),
+            ],
+        );
+        assert_eq!(elements(&rules, "any4"), [r#""172.18.0.2""#, r#""172.18.0.4""#]);
+        assert_eq!(elements(&rules, "exact4"), [r#""172.18.0.5""#]);
+        assert_eq!(elements(&rules, "exact4_port"), ["8080"]);
+        assert_eq!(elements(&rules, "any6"), [r#""fd00::2""#]);
+    }
+
+    #[test]
+    fn only_bridge_networks_publish() {
+        for kind in [Kind::Internal, Kind::External { attached: true }] {
+            assert!(elements(&rules(kind, &[(None, 80, "172.18.0.2:80")]), "any4").is_empty(), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn intervals_are_in_no_other_one() {
+        let prefixes =
+            ["10.1.0.0/16", "10.0.0.0/8", "10.0.0.0/8", "fd00::/64"].map(|text| text.parse().unwrap());
+        let kept: Vec<_> = outermost(prefixes.to_vec()).iter().map(ToString::to_string).collect();
+        assert_eq!(kept, ["10.0.0.0/8", "fd00::/64"]);
+    }
 }

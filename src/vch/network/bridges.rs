@@ -29,13 +29,12 @@ impl Networks {
         addresses: &[Prefix],
     ) -> Result<u32, NetworkError> {
         let mark = format!("{MARK}{id}");
-        match self.link(name).await? {
-            Some(link) => refuse_foreign(name, &link, &mark, mac)?,
-            None => {
-                // Its own MAC address: see `Networks::bridge`.
-                let message = LinkBridge::new(name.as_str()).address(mac.bytes().to_vec()).build();
-                within(format!("make bridge {name}"), self.handle.link().add(message).execute()).await?;
-            }
+        if let Some(link) = self.link(name).await? {
+            refuse_foreign(name, &link, &mark, mac)?;
+        } else {
+            // Its own MAC address: see `Networks::bridge`.
+            let message = LinkBridge::new(name.as_str()).address(mac.bytes().to_vec()).build();
+            within(format!("make bridge {name}"), self.handle.link().add(message).execute()).await?;
         }
         let what = format!("find bridge {name}");
         let index = self.index(name).await?;
@@ -145,6 +144,13 @@ impl Networks {
         within(format!("take {link} off its bridge"), self.handle.link().set(message).execute()).await
     }
 
+    /// Every bridge there is, whoever made it.
+    pub(super) async fn bridges(&self) -> Result<Vec<IfName>, NetworkError> {
+        let links = self.handle.link().get().execute();
+        let links: Vec<_> = within("list the host's links", links.try_collect()).await?;
+        Ok(links.iter().filter(|link| is_bridge(link)).filter_map(name_of).collect())
+    }
+
     async fn global_addresses(&self, link: u32) -> Result<Vec<AddressMessage>, NetworkError> {
         let addresses = self.handle.address().get().set_link_index_filter(link).execute();
         let mut addresses: Vec<_> =
@@ -161,11 +167,7 @@ impl Networks {
 /// not marked, because a run ended in between, is known by its MAC address.
 fn refuse_foreign(name: &IfName, link: &LinkMessage, mark: &str, mac: MacAddr) -> Result<(), NetworkError> {
     let refused = |why: String| Err(NetworkError::NotOurs { name: name.clone(), why });
-    let is_bridge = link.attributes.iter().any(|attribute| {
-        matches!(attribute, LinkAttribute::LinkInfo(infos)
-            if infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge))))
-    });
-    if !is_bridge {
+    if !is_bridge(link) {
         return refused("it is no bridge".to_owned());
     }
     let has_mac =
@@ -176,6 +178,13 @@ fn refuse_foreign(name: &IfName, link: &LinkMessage, mark: &str, mac: MacAddr) -
         None if link.attributes.iter().any(has_mac) => Ok(()),
         None => refused("somebody else made it".to_owned()),
     }
+}
+
+fn is_bridge(link: &LinkMessage) -> bool {
+    link.attributes.iter().any(|attribute| {
+        matches!(attribute, LinkAttribute::LinkInfo(infos)
+            if infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge))))
+    })
 }
 
 fn alias(link: &LinkMessage) -> Option<&str> {

@@ -15,6 +15,8 @@ use crate::firewall::{Kind, Rules};
 
 const IPV4: &str = "/proc/sys/net/ipv4/conf";
 const IPV6: &str = "/proc/sys/net/ipv6/conf";
+/// There when `br_netfilter` is, which other programs load.
+const BRIDGED: &str = "/proc/sys/net/bridge";
 
 impl Networks {
     /// Sets the kernel up to forward what `rules` let through. To be called after the rules were
@@ -24,11 +26,10 @@ impl Networks {
     /// has an address on. If there is no such external network, they come in by the host's other
     /// interfaces, and it forwards between those too, as with Docker. IPv6 knows only all
     /// interfaces or none, and is left alone until a network has an IPv6 subnet.
-    #[expect(
-        clippy::unused_async,
-        clippy::unused_self,
-        reason = "other settings may need the kernel's answer"
-    )]
+    ///
+    /// With `br_netfilter` a packet's destination would be translated while it is still on its
+    /// bridge, and a container could not reach itself by a port it publishes. It is switched off
+    /// where there are no bridges but ours; where there are others, somebody wants it.
     pub async fn prepare(&self, rules: &Rules) -> Result<(), NetworkError> {
         let attached = rules.bridges.iter().any(|bridge| bridge.kind == Kind::External { attached: true });
         let bridges = rules.bridges.iter().map(|bridge| (&bridge.name, Some(bridge.kind)));
@@ -39,6 +40,11 @@ impl Networks {
             let mut bridges = rules.bridges.iter().map(|bridge| &bridge.name);
             bridges.any(|bridge| bridge.as_str() == name) || rules.management.bridge.as_str() == name
         };
+        if Path::new(BRIDGED).exists() && self.bridges().await?.iter().all(|name| ours(name.as_str())) {
+            for key in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+                write(Path::new(BRIDGED).join(key), "0")?;
+            }
+        }
         if !attached && rules.bridges.iter().any(|bridge| bridge.kind == Kind::Nat) {
             for name in interfaces(IPV4).filter(|name| !ours(name) && name != "lo") {
                 optional(IPV4, &name, "forwarding", "1")?;
