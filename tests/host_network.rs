@@ -431,8 +431,9 @@ fn external_networks_are_the_way_in_and_out() {
     serve(&direct, "[::]:80");
     serve(&stage.host, "[::]:22");
     stage.publish(Protocol::Tcp, None, 8080, "172.18.0.2:80", "br-a");
+    // Whatever else the host forwards.
+    stage.host.run("sysctl -q -w net.ipv4.ip_forward=1");
     stage.apply();
-
     // In: by the external network, the host, other containers, and no other interface.
     assert_eq!(seen_by(&there, "198.51.100.1:8080"), "::ffff:198.51.100.2");
     seen_by(&direct, "198.51.100.1:8080");
@@ -496,6 +497,9 @@ fn a_connection_outlives_the_table_and_nothing_outlives_removal() {
         }
     }
     seen_by(&stage.outside, "192.0.2.1:9019");
+    stage.rules.published.pop();
+    stage.apply();
+    unreachable(&stage.outside, "192.0.2.1:9019");
     on(&stage.host, async |_| {
         firewall::remove(Table::default()).await.expect("it is there");
         firewall::remove(Table::default()).await.expect("it is not there");
