@@ -4,11 +4,12 @@
 //! that no other program can open the port, and a port another program has is noticed at once.
 //!
 //! A TCP socket is made so that connections a program that ended has left in `TIME_WAIT` are no
-//! obstacle: with `SO_REUSEADDR`. A socket that is only bound and has that option would not keep
-//! out others that have it, as nearly all servers do, and the kernel remembers the option with
-//! the port; but not after somebody has listened. So it listens once, with a filter that lets
-//! nothing in, gives the option up, and stops listening: what comes to the port past the firewall
-//! is refused at once, as on a port nobody has.
+//! obstacle: with `SO_REUSEADDR`. A socket that is only bound and has that option does not keep
+//! out others that have it, as nearly all servers do. The option can be given up, and servers
+//! then fail to listen; but the kernel remembers it with the port, and another host's socket like
+//! this one could be bound beside it, until somebody has listened. So it listens once, with a
+//! filter that lets nothing in, and stops: what comes to the port past the firewall is refused at
+//! once, as on a port nobody has.
 
 use std::{
     collections::BTreeMap,
@@ -334,6 +335,9 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         }
         let taken = ports.take(Protocol::Tcp, None, Port::Any).unwrap();
+        // Another host's, which never listens.
+        let error = Ports::new().take(Protocol::Tcp, None, Port::Exact(taken.port())).unwrap_err();
+        assert!(error.to_string().ends_with("bind: address already in use"), "{error}");
         let error = TcpListener::bind((Ipv6Addr::UNSPECIFIED, taken.port())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
