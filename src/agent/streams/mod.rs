@@ -33,10 +33,10 @@ impl Streams {
     /// has no such port, or it cannot be opened, which the log tells.
     pub(crate) async fn open() -> Option<Self> {
         let path = port::find().await?;
-        match port::Port::open(&path) {
+        match port::Port::at(path) {
             Ok(port) => Some(Self::start(port)),
             Err(error) => {
-                tracing::error!("the port of the standard streams, {}: {error}", path.display());
+                tracing::error!("the port of the standard streams: {error}");
                 None
             }
         }

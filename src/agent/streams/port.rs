@@ -37,6 +37,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// The port, open.
 #[derive(Debug)]
 pub(super) struct Port {
+    /// Where it can be opened again.
+    path: Option<PathBuf>,
+    /// `None` only while it is.
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
     file: File,
     epoll: AsyncFd<OwnEpoll>,
 }
@@ -94,25 +102,37 @@ fn console_device() -> bool {
 }
 
 impl Port {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Self::new(OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?.into())
+    /// Opens the port at `path`.
+    pub(super) fn at(path: PathBuf) -> io::Result<Self> {
+        let open = Some(Open::at(&path)?);
+        Ok(Self { path: Some(path), open })
     }
 
     /// A port that is open, without blocking.
+    #[cfg(test)]
     pub(super) fn new(port: OwnedFd) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        epoll.add(port.as_fd(), EpollEvent::new(edges, 0))?;
-        // SAFETY: the descriptor is the epoll instance's own, and stays open as long as it lives.
-        let epoll = unsafe { AsyncFd::register_with_interest(OwnEpoll(epoll), Interest::READABLE) };
-        let epoll = epoll.map_err(|error| error.into_parts().1)?;
-        Ok(Self { file: port.into(), epoll })
+        Ok(Self { path: None, open: Some(Open::new(port)?) })
+    }
+
+    /// Closes the port and opens it again, which drops what is on its way in either direction.
+    ///
+    /// A host program that goes away while QEMU holds a piece for it that it did not take leaves
+    /// that piece where it is (QEMU 7.2's `virtio_serial_close` drops the queue behind it only),
+    /// and Linux sends nothing more before it comes back. Opening the port makes Linux forget it.
+    pub(super) fn reopen(&mut self) -> io::Result<()> {
+        if let Some(path) = &self.path {
+            // First: only one may have it open.
+            self.open = None;
+            self.open = Some(Open::at(path)?);
+        }
+        Ok(())
     }
 
     /// Waits until something may have changed since the last call. Cancel-safe.
     pub(super) async fn changed(&self) -> io::Result<()> {
+        let epoll = &self.open()?.epoll;
         loop {
-            let mut guard = self.epoll.readable().await?;
+            let mut guard = epoll.readable().await?;
             let events = guard.get_inner().0.wait(&mut [EpollEvent::empty()], EpollTimeout::ZERO)?;
             guard.clear_ready();
             if events > 0 {
@@ -123,12 +143,32 @@ impl Port {
 
     /// Reads what is there. 0: the host's end is closed.
     pub(super) fn read(&self, to: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(to)
+        (&self.open()?.file).read(to)
     }
 
     /// Writes what there is room for.
     pub(super) fn write(&self, from: &[u8]) -> io::Result<usize> {
-        (&self.file).write(from)
+        (&self.open()?.file).write(from)
+    }
+
+    fn open(&self) -> io::Result<&Open> {
+        self.open.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Open {
+    fn at(path: &Path) -> io::Result<Self> {
+        Self::new(OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path)?.into())
+    }
+
+    fn new(port: OwnedFd) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let edges = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll.add(port.as_fd(), EpollEvent::new(edges, 0))?;
+        // SAFETY: the descriptor is the epoll instance's own, and stays open as long as it lives.
+        let epoll = unsafe { AsyncFd::register_with_interest(OwnEpoll(epoll), Interest::READABLE) };
+        let epoll = epoll.map_err(|error| error.into_parts().1)?;
+        Ok(Self { file: port.into(), epoll })
     }
 }
 

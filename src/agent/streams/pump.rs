@@ -154,7 +154,10 @@ impl Pump {
         let count = match self.port.read(&mut self.piece) {
             Ok(0) => {
                 // Nobody is there. What is half said is said to nobody.
-                (self.readable, self.attached, self.gone) = (false, false, self.frame.len());
+                if self.attached || !self.writable {
+                    self.begin_anew()?;
+                }
+                self.readable = false;
                 return Ok(false);
             }
             Ok(count) => count,
@@ -166,11 +169,27 @@ impl Pump {
         };
         let piece = std::mem::take(&mut self.piece);
         let mut rest = &piece[..count];
+        let mut may_be_stuck = false;
         while let Some(message) = self.decoder.next(&mut rest) {
+            // Another host may have come before it was noticed that the last had gone.
+            may_be_stuck |= !self.writable && matches!(message, StreamsFromHost::Attach { .. });
             self.take(message);
         }
         self.piece = piece;
+        if may_be_stuck {
+            let (answer, attached) = (self.answer.take(), self.attached);
+            self.begin_anew()?;
+            (self.answer, self.attached) = (answer, attached);
+        }
         Ok(true)
+    }
+
+    /// Forgets the host that was there, and whatever is on its way to it.
+    fn begin_anew(&mut self) -> io::Result<()> {
+        self.port.reopen()?;
+        (self.readable, self.writable) = (true, true);
+        (self.attached, self.answer, self.gone) = (false, None, self.frame.len());
+        Ok(())
     }
 
     fn take(&mut self, message: StreamsFromHost) {
@@ -261,6 +280,8 @@ impl Pump {
             }
         });
         if finished && self.sources.is_empty() {
+            // That is something to say, once.
+            moved |= !self.output.is_finished();
             self.output.finish();
         }
         moved

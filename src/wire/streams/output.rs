@@ -57,6 +57,11 @@ impl OutputBuffer {
         self.finished = true;
     }
 
+    /// Whether [`finish`](Self::finish) was called.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// A host is there that has the output up to `received`: everything after is sent, again
     /// where it was sent before. The offset it starts from: `received`, or the nearest to it
     /// that is held.
@@ -146,8 +151,9 @@ impl OutputReceiver {
         Self { session, received, attached: false, ended: false }
     }
 
-    /// What the guest is to be told to begin, and again after a [`Gap`], and whenever the
-    /// machine is a new one (with a new receiver). Output is ignored until the guest answers.
+    /// What the guest is to be told to begin, again after a [`Gap`], and again where no answer
+    /// comes within a second. Nothing else is to be said, and output is ignored, until the guest
+    /// answers. A machine that was started anew wants a new receiver.
     pub fn attach(&mut self) -> StreamsFromHost {
         self.attached = false;
         StreamsFromHost::Attach { session: self.session, received: self.received }

@@ -86,7 +86,11 @@ pub(super) fn mount_all(root: &Root) -> Result<Container, RootError> {
 /// runs any more. Where there is none, nothing happens.
 pub(super) fn seal() {
     let none = None::<&str>;
-    let _ = mount(none, WRITABLE, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none);
+    for place in [ROOT, WRITABLE] {
+        if let Err(errno) = mount(none, place, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none) {
+            tracing::info!("{place} is left as it is: {errno:?}");
+        }
+    }
 }
 
 impl Container {
