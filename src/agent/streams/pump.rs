@@ -39,6 +39,8 @@ pub(super) struct Pump {
     /// The answer to a host that has attached.
     answer: Option<StreamsFromGuest>,
     attached: bool,
+    /// It has attached and nothing was sent to it yet.
+    answering: bool,
     output: OutputBuffer,
     input: InputBuffer,
     /// Where output comes from.
@@ -73,6 +75,7 @@ impl Pump {
             gone: 0,
             answer: None,
             attached: false,
+            answering: false,
             output: OutputBuffer::new(),
             input: InputBuffer::new(),
             sources: Vec::new(),
@@ -153,8 +156,9 @@ impl Pump {
         }
         let count = match self.port.read(&mut self.piece) {
             Ok(0) => {
-                // Nobody is there. What is half said is said to nobody.
-                if self.attached || !self.writable {
+                // Nobody is there, and what is half said is said to nobody; unless a host has just
+                // spoken: its first bytes may come before the word that the port is open.
+                if !self.answering && (self.attached || !self.writable) {
                     self.begin_anew()?;
                 }
                 self.readable = false;
@@ -197,7 +201,7 @@ impl Pump {
             StreamsFromHost::Attach { session, received } => {
                 let output = self.output.attach(received);
                 self.input.attach(session);
-                self.attached = true;
+                (self.attached, self.answering) = (true, true);
                 self.answer = Some(StreamsFromGuest::Attached { session, output });
                 Ok(())
             }
@@ -243,6 +247,7 @@ impl Pump {
         match self.port.write(&self.frame[self.gone..]) {
             Ok(count) => {
                 self.gone += count;
+                self.answering = false;
                 Ok(true)
             }
             Err(error) if is_later(&error) => {
