@@ -481,6 +481,21 @@ fn settled(state: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_nic_may_be_plugged_in_after_the_state_that_names_it_has_come() {
+    let mut state = good();
+    state["state"]["interfaces"].as_array_mut().expect("a list").push(json!({
+        "mac": "02:42:ac:13:00:02", "name": "eth1", "addresses": ["172.19.0.2/16"],
+    }));
+    let mut alone = Alone::new(&state.to_string(), &[]);
+    // Nothing can be seen while it waits; were this too short, the test would only show less.
+    std::thread::sleep(Duration::from_millis(300));
+    alone.space.run("ip link add peer1 type veth peer name ens4 address 02:42:ac:13:00:02");
+    alone.space.run("ip link set peer1 up");
+    let told = alone.told();
+    assert_eq!(interface(&told["verified"]["observed"], "eth1")["up"], true, "{told}");
+}
+
+#[test]
 fn what_others_made_is_left_alone_and_reported() {
     let foreign = [
         "ip link set ens3 name eth0",

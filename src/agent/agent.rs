@@ -237,12 +237,17 @@ impl Agent {
     /// that is over: what is missing then is the planner's to tell.
     async fn read_with_nics(&self, desired: &Desired) -> Result<KernelState, Failure> {
         let end = tokio::time::Instant::now() + PLUGGING;
+        let mut told = false;
         loop {
             let now = self.read(Phase::Plan).await?;
             let is_there = |mac| self.management == Some(mac) || now.links.iter().any(|l| l.mac == Some(mac));
-            if desired.interfaces.iter().all(|interface| is_there(interface.mac))
-                || timeout_at(end, self.kernel.changed()).await.is_err()
-            {
+            let missing = desired.interfaces.iter().find(|interface| !is_there(interface.mac));
+            let Some(missing) = missing else { return Ok(now) };
+            if !told {
+                tracing::info!("no interface has {} yet; waiting for it to be plugged in", missing.mac);
+                told = true;
+            }
+            if timeout_at(end, self.kernel.changed()).await.is_err() {
                 return Ok(now);
             }
         }
