@@ -88,8 +88,10 @@ pub(super) fn mount_all(root: &Root) -> Result<Container, RootError> {
 pub(super) fn seal() {
     let none = None::<&str>;
     for place in [ROOT, WRITABLE] {
-        if let Err(errno) = mount(none, place, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none) {
-            tracing::info!("{place} is left as it is: {errno:?}");
+        match mount(none, place, none, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, none) {
+            // ENOENT: there never was a container.
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => tracing::info!("{place} is left as it is: {errno:?}"),
         }
     }
 }
