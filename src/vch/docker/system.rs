@@ -25,12 +25,20 @@ pub fn ping(head: bool) -> Response<Body> {
 pub fn version() -> Answer {
     let (api, min) = (format!("{}.{}", API.0, API.1), format!("{}.{}", API_MIN.0, API_MIN.1));
     let version = env!("CARGO_PKG_VERSION").to_owned();
+    let details = [
+        ("ApiVersion", api.clone()),
+        ("MinAPIVersion", min.clone()),
+        ("Os", "linux".to_owned()),
+        ("Arch", "amd64".to_owned()),
+        ("KernelVersion", kernel()),
+        ("Experimental", "false".to_owned()),
+    ];
     ok(&models::SystemVersion {
         platform: Some(models::SystemVersionPlatform { name: "vch: container VMs".to_owned() }),
         components: Some(vec![models::SystemVersionComponents {
             name: "Engine".to_owned(),
             version: version.clone(),
-            details: None,
+            details: Some(details.map(|(name, value)| (name.to_owned(), value)).into()),
         }]),
         version: Some(version),
         api_version: Some(api),

@@ -61,11 +61,13 @@ impl Engine {
             return Ok(());
         }
         if let Err(error) = self.attach_running(&id, &network).await {
-            self.detach(&id, &network, true).await?;
+            // What went wrong first is what matters.
+            let _ = self.detach(&id, &network, true).await;
             return Err(error);
         }
         self.names_changed(&[network.id]).await;
-        Ok(())
+        // Its default route, and with it the address its ports lead to, may be another one now.
+        self.filter().await
     }
 
     /// Detaches a container from a network; while it runs its machine loses the NIC.
@@ -92,7 +94,8 @@ impl Engine {
             }
             network
         };
-        self.detach(&id, &network, force).await
+        self.detach(&id, &network, force).await?;
+        self.filter().await
     }
 
     /// Gives the machine of a running container its NIC on `network`, and waits until its guest

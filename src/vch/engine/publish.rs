@@ -86,8 +86,9 @@ impl Engine {
         if in_place.as_ref() == Some(&rules) {
             return Ok(());
         }
-        self.shared.kernel.prepare(&rules).await?;
+        // Nothing is forwarded before there are rules for it.
         firewall::apply(&rules).await?;
+        self.shared.kernel.prepare(&rules).await?;
         *in_place = Some(rules);
         Ok(())
     }

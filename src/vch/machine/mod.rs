@@ -150,6 +150,9 @@ pub enum MachineError {
         /// QEMU's words.
         reason: String,
     },
+    /// Every socket has a NIC in it.
+    #[error("no more NICs can be plugged into the machine while it runs: stop it, connect, and start it")]
+    NoSocket,
     /// The machine is gone, or does not answer.
     #[error("the machine does not answer: {0}")]
     NoAnswer(&'static str),

@@ -19,7 +19,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixStream, unix::OwnedWriteHalf},
     sync::{mpsc, watch},
-    time::timeout,
+    time::{interval, timeout},
 };
 
 use super::log::{Log, Record};
@@ -29,6 +29,9 @@ const QUEUE: usize = 64;
 /// How long one that is attached may take to read on. Who takes longer is let go, so that it does
 /// not keep the workload waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a guest may take to answer before it is asked again.
+const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
 /// What an attached one sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,8 +152,11 @@ async fn carry_until_gone(
     let mut decoder = Decoder::<StreamsFromGuest>::new();
     let mut buffer = vec![0; 64 << 10];
     guest.say(&output.attach()).await?;
+    let mut again = interval(ATTACH_AGAIN);
     loop {
         tokio::select! {
+            // What is on its way when a guest opens its port anew is lost, this too.
+            _ = again.tick(), if !output.is_attached() => guest.say(&output.attach()).await?,
             count = read.read(&mut buffer) => {
                 let count = count?;
                 if count == 0 {
@@ -201,6 +207,10 @@ async fn carry_until_gone(
                 Some(Input::End) => ending = true,
                 None => return Ok(()),
             },
+        }
+        // Until it has answered, a guest is told nothing else.
+        if !output.is_attached() {
+            continue;
         }
         while let Some((message, count)) = input.send(&pending) {
             guest.say(&message).await?;
