@@ -24,7 +24,7 @@ enum Command {
     Network(Network),
     /// Make certificates for docker --tlsverify: server's and client's, in one directory.
     Certificates {
-        /// Where to. Docker's client takes it as DOCKER_CERT_PATH.
+        /// Where to. Docker's client takes it as `DOCKER_CERT_PATH`.
         directory: PathBuf,
         /// A name or address that clients use for the host; several are possible.
         #[arg(long = "name", required = true)]

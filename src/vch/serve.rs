@@ -95,7 +95,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     };
     let hypervisor = Box::new(Qemu::new(image, found));
     let engine = Engine::open(settings, hypervisor, config.external.clone()).await?;
-    let (shutdown, mut shut_down) = mpsc::channel(1);
+    let (shutdown, mut over) = mpsc::channel(1);
     admin::open(engine.clone(), &config.run, shutdown)?;
     let socket = config.socket();
     serve_unix(&socket, Endpoint(engine.clone()))?;
@@ -107,7 +107,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     tokio::select! {
         _ = interrupt.recv() => tracing::info!("what runs goes on; vch shutdown ends it"),
         _ = terminate.recv() => tracing::info!("what runs goes on; vch shutdown ends it"),
-        _ = shut_down.recv() => {
+        _ = over.recv() => {
             tracing::info!("everything has ended");
             // The answer is on its way to whoever asked.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;

@@ -50,7 +50,7 @@ impl Store {
         let database = Database::create(path).map_err(redb::Error::from)?;
         let store = Self { database: Arc::new(database) };
         // The tables are there from the first reading on.
-        store.commit(Change::default())?;
+        store.commit(&Change::default())?;
         Ok(store)
     }
 
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// Makes a change, whole, on the disk when this returns.
-    pub fn commit(&self, change: Change) -> Result<(), StoreError> {
+    pub fn commit(&self, change: &Change) -> Result<(), StoreError> {
         let commit = || -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
             {

@@ -26,6 +26,7 @@ const NAMED_STREAMS: (u32, u32) = (1, 42);
 const DETACH_KEYS: &[u8] = &[0x10, 0x11];
 
 /// What an attached client wants.
+#[expect(clippy::struct_excessive_bools, reason = "they are the request's own, and independent")]
 struct Wants {
     stdin: bool,
     stdout: bool,

@@ -206,7 +206,8 @@ mod tests {
     #[test]
     fn what_the_client_always_sends_is_taken() {
         // As docker 28 sends it for `docker run busybox`.
-        let document = json!({
+        let document = serde_json::from_str(
+            r#"{
             "Hostname": "", "Domainname": "", "User": "", "AttachStdin": false, "AttachStdout": true,
             "AttachStderr": true, "Tty": false, "OpenStdin": false, "StdinOnce": false, "Env": null, "Cmd": null,
             "Image": "busybox", "Volumes": {}, "WorkingDir": "", "Entrypoint": null, "OnBuild": null, "Labels": {},
@@ -221,7 +222,9 @@ mod tests {
                 "Ulimits": [], "BlkioDeviceReadBps": [], "MaskedPaths": null
             },
             "NetworkingConfig": {"EndpointsConfig": {"default": {"IPAMConfig": null, "MacAddress": "", "GwPriority": 0}}}
-        });
+        }"#,
+        );
+        let document: Value = document.unwrap();
         let wanted = read(document).unwrap();
         assert_eq!(wanted.endpoints.len(), 1);
         assert_eq!(wanted.endpoints[0].network, "bridge");

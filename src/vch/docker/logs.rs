@@ -14,6 +14,7 @@ use crate::{
 };
 
 /// What of a log is wanted, and how.
+#[expect(clippy::struct_excessive_bools, reason = "they are the request's own, and independent")]
 struct Wants {
     stdout: bool,
     stderr: bool,

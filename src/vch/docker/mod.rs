@@ -130,12 +130,7 @@ fn nothing_there(method: &Method, parts: &[&str]) -> EngineError {
         ["system", "df"] => "docker system df",
         ["volumes", ..] => "volumes",
         ["plugins", ..] => "plugins",
-        ["swarm", ..]
-        | ["nodes", ..]
-        | ["services", ..]
-        | ["tasks", ..]
-        | ["secrets", ..]
-        | ["configs", ..] => "swarm mode",
+        ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..] => "swarm mode",
         _ => return EngineError::not_found(format!("page not found: {method} /{}", parts.join("/"))),
     };
     EngineError::unsupported(format!("{what}: not supported by vch {}", env!("CARGO_PKG_VERSION")))
@@ -196,7 +191,8 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     response
 }
 
-/// A response that is JSON, of a request that did what it should.
+/// A response that is JSON, of a request that did what it should: the end of most handlers.
+#[expect(clippy::unnecessary_wraps, reason = "every handler ends in an Answer")]
 fn ok(value: &impl Serialize) -> Answer {
     Ok(json(StatusCode::OK, value))
 }

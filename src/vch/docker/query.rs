@@ -41,16 +41,13 @@ impl Query {
 
     /// A number of seconds to wait; -1 is for ever.
     pub fn seconds(&self, name: &str) -> Result<Option<Duration>, EngineError> {
-        let forever = Duration::from_secs(365 * 24 * 3600);
+        let forever = Duration::from_hours(365 * 24);
         Ok(self.number::<i64>(name)?.map(|n| u64::try_from(n).map_or(forever, Duration::from_secs)))
     }
 
     /// Refuses a parameter that says yes to something that is not built.
     pub fn refuse(&self, name: &str, what: &str) -> Result<(), EngineError> {
-        match self.is(name) {
-            true => Err(EngineError::unsupported(format!("{what} is not supported"))),
-            false => Ok(()),
-        }
+        if self.is(name) { Err(EngineError::unsupported(format!("{what} is not supported"))) } else { Ok(()) }
     }
 }
 

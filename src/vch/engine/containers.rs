@@ -123,7 +123,7 @@ impl Engine {
         while state.containers.values().any(|other| other.record.management_mac == record.management_mac) {
             record.management_mac = mac_of(&new_id());
         }
-        self.shared.store.commit(Change::default().container(record))?;
+        self.shared.store.commit(&Change::default().container(record))?;
         state.containers.insert(record.id.clone(), Entry::new(record.clone()));
         Ok(())
     }
@@ -171,7 +171,7 @@ impl Engine {
     pub(super) fn erase(&self, id: &str) -> Result<(), EngineError> {
         {
             let mut state = self.state();
-            self.shared.store.commit(Change::default().without_container(id))?;
+            self.shared.store.commit(&Change::default().without_container(id))?;
             if let Some(entry) = state.containers.remove(id) {
                 entry.hub.end();
                 entry.life.send_modify(|life| life.removed = true);
@@ -248,7 +248,7 @@ impl State {
                 .map(|entry| entry.record.id.clone())
         };
         let Some(name) = wanted else {
-            let free = (0..).map(random_name).find(|name| holder(name).is_none());
+            let free = (0..100).map(random_name).find(|name| holder(name).is_none());
             return free.ok_or_else(|| EngineError::internal("there is no free name"));
         };
         let name = name.strip_prefix('/').unwrap_or(&name).to_owned();

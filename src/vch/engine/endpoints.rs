@@ -149,7 +149,7 @@ impl Engine {
             // The network may be gone, and its addresses with it.
             let Some(mut now) = state.networks.get(&network.id).cloned() else { return Ok(()) };
             let released = release(&mut now, endpoints);
-            self.shared.store.commit(Change::default().network(&now))?;
+            self.shared.store.commit(&Change::default().network(&now))?;
             state.networks.insert(now.id.clone(), now);
             released
         };
@@ -284,7 +284,7 @@ impl State {
         networks: Vec<Network>,
     ) -> Result<(), EngineError> {
         let change = networks.iter().fold(Change::default().container(&container), Change::network);
-        store.commit(change)?;
+        store.commit(&change)?;
         for network in networks {
             self.networks.insert(network.id.clone(), network);
         }
@@ -357,7 +357,7 @@ fn reserve(container: &mut Container, networks: &mut [Network]) -> Result<(), En
             })?;
             addresses.extend(Prefix::new(address, pool.subnet().length()));
         }
-        let nic = (0..).find(|number| !used.contains(number)).unwrap_or_default();
+        let nic = (0..=used.len()).find(|number| !used.contains(number)).unwrap_or_default();
         used.push(nic);
         let mac = endpoint.wanted_mac.unwrap_or_else(|| endpoint_mac(&addresses, &endpoint.id));
         endpoint.active = Some(Active { nic, mac, addresses });

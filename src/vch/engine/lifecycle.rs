@@ -29,7 +29,7 @@ use crate::{
 
 /// How long a machine may take until its workload runs. A second with KVM; three with QEMU's
 /// translator, and many times that when many start at once on few processors.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_mins(3);
 /// How long a container has after its stop signal when nobody says how long.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long a guest may take to end its workload after SIGKILL.

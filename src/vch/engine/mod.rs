@@ -295,7 +295,7 @@ impl Engine {
         let entry = state.containers.get_mut(id).ok_or_else(|| no_such_container(id))?;
         let mut record = entry.record.clone();
         let result = change(&mut record);
-        self.shared.store.commit(Change::default().container(&record))?;
+        self.shared.store.commit(&Change::default().container(&record))?;
         entry.record = record;
         Ok(result)
     }
@@ -364,8 +364,8 @@ fn no_such_container(text: &str) -> EngineError {
 /// A new id: 64 random hexadecimal digits, never all decimal, as Docker's.
 pub fn new_id() -> String {
     loop {
-        let bytes: [u8; 32] = rand::random();
-        let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let [a, b]: [u128; 2] = rand::random();
+        let id = format!("{a:032x}{b:032x}");
         // A short id that is a number would be taken for one.
         if id.bytes().take(12).any(|digit| digit.is_ascii_alphabetic()) {
             return id;

@@ -36,14 +36,10 @@ const PEOPLE: [&str; 24] = [
 ];
 
 /// A name nobody has asked for, `swift_perlman`; `attempt` makes later ones longer.
-pub(super) fn random_name(attempt: usize) -> String {
+pub(super) fn random_name(attempt: u32) -> String {
     let pick = |list: &'static [&'static str]| list[rand::random_range(0..list.len())];
     let name = format!("{}_{}", pick(&ADJECTIVES), pick(&PEOPLE));
-    if attempt == 0 {
-        name
-    } else {
-        format!("{name}{}", rand::random_range(0..10_usize.pow(attempt.min(6) as u32)))
-    }
+    if attempt == 0 { name } else { format!("{name}{}", rand::random_range(0..10_u32.pow(attempt.min(6)))) }
 }
 
 /// The number of a signal as Docker writes it: `SIGTERM`, `term`, `15`, `SIGRTMIN+3`.

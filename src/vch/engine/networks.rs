@@ -228,7 +228,7 @@ impl Engine {
                     holders.join(", ")
                 )));
             }
-            self.shared.store.commit(Change::default().without_network(&network.id))?;
+            self.shared.store.commit(&Change::default().without_network(&network.id))?;
             state.networks.remove(&network.id);
             network
         };
@@ -259,7 +259,7 @@ impl Engine {
     }
 
     fn add_network(&self, state: &mut State, network: Network) -> Result<Network, EngineError> {
-        self.shared.store.commit(Change::default().network(&network))?;
+        self.shared.store.commit(&Change::default().network(&network))?;
         state.networks.insert(network.id.clone(), network.clone());
         Ok(network)
     }
@@ -273,7 +273,7 @@ impl Engine {
         if let Err(error) = made {
             {
                 let mut state = self.state();
-                self.shared.store.commit(Change::default().without_network(&network.id))?;
+                self.shared.store.commit(&Change::default().without_network(&network.id))?;
                 state.networks.remove(&network.id);
             }
             self.dismantle(&network).await;
@@ -384,9 +384,10 @@ fn bridge_subnets(
 }
 
 fn refuse_overlap(subnet: Prefix, others: &[Prefix]) -> Result<(), EngineError> {
-    match others.iter().any(|other| overlaps(subnet, *other)) {
-        true => Err(EngineError::forbidden(IpamError::Overlaps)),
-        false => Ok(()),
+    if others.iter().any(|other| overlaps(subnet, *other)) {
+        Err(EngineError::forbidden(IpamError::Overlaps))
+    } else {
+        Ok(())
     }
 }
 

@@ -39,7 +39,7 @@ fn parse(text: &str) -> Resolver {
                 }
             }
             Some("search") => {
-                resolver.search = words.filter(|word| *word != ".").map(str::to_owned).collect()
+                resolver.search = words.filter(|word| *word != ".").map(str::to_owned).collect();
             }
             _ => {}
         }
