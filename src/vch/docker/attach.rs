@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use tether_wire::streams::Stream;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
 };
 
 use super::{Answer, body::full, query::Query, value};
@@ -38,7 +38,7 @@ struct Wants {
 }
 
 /// Answers an attach request and carries the streams from then on.
-pub fn attach(
+pub async fn attach(
     engine: &Engine,
     id: &str,
     query: &Query,
@@ -59,10 +59,20 @@ pub fn attach(
     };
     // Attached before the log is read: nothing falls between the two.
     let coming = query.is("stream").then(|| hub.attach());
-    let kept = if query.is("logs") { log::read(&engine.log_path(&container.id)) } else { Vec::new() };
+    let path = engine.log_path(&container.id);
+    let kept = if query.is("logs") {
+        tokio::task::spawn_blocking(move || log::read(&path)).await.map_err(EngineError::internal)?
+    } else {
+        Vec::new()
+    };
     let upgrade = request.headers().get(header::UPGRADE).cloned();
+    // The connection counts as a client's for as long as it is one.
+    let permit = request.extensions_mut().remove::<Arc<OwnedSemaphorePermit>>();
     let connection = hyper::upgrade::on(&mut request);
-    tokio::spawn(carry(connection, hub, wants, kept, coming));
+    tokio::spawn(async move {
+        carry(connection, hub, wants, kept, coming).await;
+        drop(permit);
+    });
     let mut response = Response::new(full(Vec::new()));
     let kind = if terminal || version < NAMED_STREAMS {
         "application/vnd.docker.raw-stream"
@@ -91,8 +101,10 @@ async fn carry(
     let reading = tokio::spawn({
         let wants = Arc::clone(&wants);
         async move {
-            let keys = hear(read, &input, &wants).await;
-            if keys.unwrap_or_default() {
+            let heard = hear(read, &input, &wants).await;
+            // Keys that detach, a connection that is gone, a terminal that was closed: over. The
+            // end of input alone is not.
+            if wants.terminal || !matches!(heard, Ok(false)) {
                 // The writer may have ended first.
                 let _ = detached.send(()).await;
             }
@@ -120,7 +132,12 @@ async fn tell(
         tell_one(write, wants, record).await?;
     }
     let Some(mut coming) = coming else { return Ok(()) };
+    // What came while the log was read is in both.
+    let known = kept.last().map(|last| (last.time, last.offset));
     while let Some(record) = coming.recv().await {
+        if known.is_some_and(|known| (record.time, record.offset) <= known) {
+            continue;
+        }
         tell_one(write, wants, &record).await?;
     }
     Ok(())
@@ -177,7 +194,8 @@ async fn hear(
             return Ok(true);
         }
     }
-    if wants.stdin && wants.close_stdin {
+    // On a terminal the end of input is a key, and a window that was closed is no key.
+    if wants.stdin && wants.close_stdin && !wants.terminal {
         // A workload that has ended needs to hear nothing.
         let _ = input.send(Input::End).await;
     }

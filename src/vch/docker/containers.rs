@@ -5,7 +5,13 @@ use std::collections::HashMap;
 use hyper::StatusCode;
 use serde_json::json;
 
-use super::{Answer, empty, filters::Filters, ok, query::Query, summary};
+use super::{
+    Answer, empty,
+    filters::{Filters, name_matches},
+    ok,
+    query::Query,
+    summary,
+};
 use crate::engine::{
     Engine,
     error::EngineError,
@@ -15,10 +21,20 @@ use crate::engine::{
 /// What a list may be narrowed down by.
 const FILTERS: [&str; 7] = ["ancestor", "exited", "id", "label", "name", "network", "status"];
 
+/// Docker's words for where in its life a container is.
+const STATUS: [&str; 7] = ["created", "dead", "exited", "paused", "removing", "restarting", "running"];
+
 /// `docker ps`.
 pub fn list(engine: &Engine, query: &Query) -> Answer {
     let filters = Filters::read(query, &FILTERS)?;
     query.refuse("size", "docker ps --size")?;
+    filters.check_names("name")?;
+    if let Some(word) = filters.values("status").iter().find(|word| !STATUS.contains(&word.as_str())) {
+        return Err(EngineError::invalid(format!(
+            "invalid filter 'status={word}': there are {}",
+            STATUS.join(", ")
+        )));
+    }
     let networks = engine.networks();
     let images = engine.images().list().map_err(EngineError::from)?;
     let limit: Option<i64> = query.number("limit")?;
@@ -32,7 +48,7 @@ pub fn list(engine: &Engine, query: &Query) -> Answer {
         let image = images.iter().find(|image| image.id == container.image);
         (all || container.state.phase.is_up())
             && filters.any("id", |id| container.id.starts_with(id))
-            && filters.any("name", |name| format!("/{}", container.name).contains(name))
+            && filters.any("name", |name| name_matches(name, &container.name))
             && filters.any("status", |status| status == summary::status_word(container.state.phase))
             && filters.any("exited", |code| {
                 container.state.phase == Phase::Exited && code == container.state.exit_code.to_string()
@@ -72,24 +88,14 @@ pub async fn start(engine: &Engine, id: &str, query: &Query) -> Answer {
 
 /// `docker stop`.
 pub async fn stop(engine: &Engine, id: &str, query: &Query) -> Answer {
-    signal_first(engine, id, query).await?;
-    engine.stop(id, query.seconds("t")?).await?;
+    engine.stop(id, query.get("signal"), query.seconds("t")?).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
 /// `docker restart`.
 pub async fn restart(engine: &Engine, id: &str, query: &Query) -> Answer {
-    signal_first(engine, id, query).await?;
-    engine.restart(id, query.seconds("t")?).await?;
+    engine.restart(id, query.get("signal"), query.seconds("t")?).await?;
     Ok(empty(StatusCode::NO_CONTENT))
-}
-
-/// `docker stop --signal`: that signal comes before the container's own.
-async fn signal_first(engine: &Engine, id: &str, query: &Query) -> Result<(), EngineError> {
-    match query.get("signal") {
-        Some(signal) => engine.kill(id, signal).await,
-        None => Ok(()),
-    }
 }
 
 /// `docker kill`.

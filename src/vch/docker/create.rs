@@ -189,7 +189,8 @@ fn asks_for_nothing(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
         Value::Array(values) => values.iter().all(asks_for_nothing),
-        Value::Object(members) => members.values().all(asks_for_nothing),
+        // A map's keys are what is asked for.
+        Value::Object(members) => members.is_empty(),
     }
 }
 

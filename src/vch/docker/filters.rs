@@ -48,6 +48,21 @@ impl Filters {
         self.0.get(name).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// Refuses names with more of a pattern in them than [`name_matches`] knows.
+    pub fn check_names(&self, filter: &str) -> Result<(), EngineError> {
+        let pattern = |name: &&String| {
+            let inner = name.strip_prefix('^').unwrap_or(name);
+            let inner = inner.strip_suffix('$').unwrap_or(inner);
+            inner.contains(['*', '+', '?', '(', '[', '{', '|', '\\', '^', '$'])
+        };
+        match self.values(filter).iter().find(pattern) {
+            Some(name) => Err(EngineError::invalid(format!(
+                "filter {filter}={name}: of patterns only ^ and $ are known"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Whether labels have everything that `label=NAME` and `label=NAME=VALUE` ask for.
     pub fn labels(&self, labels: &HashMap<String, String>) -> bool {
         self.values("label").iter().all(|wanted| match wanted.split_once('=') {
@@ -57,9 +72,39 @@ impl Filters {
     }
 }
 
+/// Whether a name is meant by a filter: a part of it, `^` being its beginning and `$` its end. A
+/// slash before it, as Docker writes containers' names, is nothing.
+pub fn name_matches(pattern: &str, name: &str) -> bool {
+    let (inner, begins) = pattern.strip_prefix('^').map_or((pattern, false), |inner| (inner, true));
+    let (inner, ends) = inner.strip_suffix('$').map_or((inner, false), |inner| (inner, true));
+    let (inner, begins) = inner.strip_prefix('/').map_or((inner, begins), |inner| (inner, true));
+    match (begins, ends) {
+        (true, true) => name == inner,
+        (true, false) => name.starts_with(inner),
+        (false, true) => name.ends_with(inner),
+        (false, false) => name.contains(inner),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_matched_as_scripts_expect() {
+        for (pattern, matches) in [
+            ("^/server$", true),
+            ("^server$", true),
+            ("serv", true),
+            ("^erver", false),
+            ("er$", true),
+            ("x", false),
+        ] {
+            assert_eq!(name_matches(pattern, "server"), matches, "{pattern}");
+        }
+        let query = Query::parse(r#"filters={"name":{"a.*b":true}}"#);
+        assert!(Filters::read(&query, &["name"]).unwrap().check_names("name").is_err());
+    }
 
     #[test]
     fn filters_are_alternatives_and_unknown_ones_are_told() {

@@ -38,6 +38,9 @@ async fn with<T: Send + 'static>(
 /// `docker images`.
 pub async fn list(engine: &Engine, query: &Query) -> Answer {
     let filters = Filters::read(query, &FILTERS)?;
+    if let Some(text) = filters.values("reference").iter().find(|text| text.contains(['*', '?', '['])) {
+        return Err(EngineError::invalid(format!("filter reference={text}: patterns are not supported")));
+    }
     let images = with(engine, Images::list).await?;
     let containers = engine.containers();
     let wanted = |image: &Image| {
@@ -108,11 +111,6 @@ pub async fn import(engine: &Engine, query: &Query, request: Request<Incoming>) 
                 "{name} is not here, and registries are not supported: use docker load or docker import"
             )));
         }
-    }
-    if let Some(platform) = query.get("platform").filter(|platform| !platform.starts_with("linux")) {
-        return Err(EngineError::invalid(format!(
-            "platform {platform} is not supported: there is linux/amd64"
-        )));
     }
     let reference = query.get("repo").map(|repository| match query.get("tag") {
         Some(tag) => format!("{repository}:{tag}"),

@@ -122,8 +122,11 @@ async fn serve<S>(stream: S, service: impl Service, permit: OwnedSemaphorePermit
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let respond = service_fn(move |request| {
+    let permit = Arc::new(permit);
+    let held = Arc::clone(&permit);
+    let respond = service_fn(move |mut request: Request<Incoming>| {
         let service = service.clone();
+        request.extensions_mut().insert(Arc::clone(&held));
         async move { Ok::<_, Infallible>(service.answer(request).await) }
     });
     let mut http = http1::Builder::new();

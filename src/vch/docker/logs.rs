@@ -6,12 +6,16 @@ use bytes::Bytes;
 use hyper::{Response, header};
 use tether_wire::streams::Stream;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::{sleep, timeout};
 
 use super::{Answer, attach::framed, body::stream, query::Query, value};
 use crate::{
     engine::{Engine, error::EngineError},
     workload::log::{self, Record},
 };
+
+/// How long a client may take to read on.
+const READER: Duration = Duration::from_mins(1);
 
 /// What of a log is wanted, and how.
 #[expect(clippy::struct_excessive_bools, reason = "they are the request's own, and independent")]
@@ -27,7 +31,7 @@ struct Wants {
 }
 
 /// Answers with what is in the log, and goes on with what comes if that is wanted.
-pub fn logs(engine: &Engine, id: &str, query: &Query) -> Answer {
+pub async fn logs(engine: &Engine, id: &str, query: &Query) -> Answer {
     let (container, hub) = engine.streams(id)?;
     let mut wants = Wants {
         stdout: query.is("stdout"),
@@ -51,8 +55,9 @@ pub fn logs(engine: &Engine, id: &str, query: &Query) -> Answer {
     // Attached before the log is read: what comes in between is there twice, and told by its
     // offset.
     let coming = follow.then(|| hub.attach());
-    let kept = log::read(&engine.log_path(&container.id));
-    let known = kept.last().map_or(0, |last| last.offset + last.bytes.len() as u64);
+    let path = engine.log_path(&container.id);
+    let kept = tokio::task::spawn_blocking(move || log::read(&path)).await.map_err(EngineError::internal)?;
+    let known = kept.last().map(|last| (last.time, last.offset));
     let kind = if wants.terminal {
         "application/vnd.docker.raw-stream"
     } else {
@@ -63,22 +68,27 @@ pub fn logs(engine: &Engine, id: &str, query: &Query) -> Answer {
         let kept: Vec<Record> = kept.into_iter().filter(|record| wants.wants(record)).collect();
         let from = tail.map_or(0, |lines| begin_of_last(&kept, lines));
         for record in &kept[from..] {
-            if sender.send(wants.show(record)).await.is_err() {
+            // Who does not read keeps none of it in memory for ever.
+            let sent = timeout(READER, sender.send(wants.show(record))).await;
+            if !matches!(sent, Ok(Ok(()))) {
                 return;
             }
         }
+        drop(kept);
         let Some(mut coming) = coming else { return };
+        let left = wants.until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        let until = sleep(left.unwrap_or_default());
+        tokio::pin!(until);
         loop {
             let record = tokio::select! {
                 record = coming.recv() => record,
+                () = &mut until, if wants.until.is_some() => return,
                 // Nobody reads any more.
                 () = sender.closed() => return,
             };
             let Some(record) = record else { return };
-            if record.offset >= known
-                && wants.wants(&record)
-                && sender.send(wants.show(&record)).await.is_err()
-            {
+            let new = known.is_none_or(|known| (record.time, record.offset) > known);
+            if new && wants.wants(&record) && sender.send(wants.show(&record)).await.is_err() {
                 return;
             }
         }

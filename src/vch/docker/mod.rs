@@ -61,6 +61,7 @@ async fn route(engine: &Engine, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let (version, path) = split_version(&path)?;
+    refuse_platforms(&query)?;
     let decoded: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(query::decode).collect();
     let parts: Vec<&str> = decoded.iter().map(String::as_str).collect();
     let method = request.method().clone();
@@ -91,8 +92,8 @@ async fn route(engine: &Engine, request: Request<Incoming>) -> Answer {
         ["containers", id, "rename"] if post => containers::rename(engine, id, &query).await,
         ["containers", id, "resize"] if post => containers::resize(engine, id, &query),
         ["containers", id, "wait"] if post => wait::wait(engine, id, &query),
-        ["containers", id, "logs"] if get => logs::logs(engine, id, &query),
-        ["containers", id, "attach"] if post => attach::attach(engine, id, &query, request, version),
+        ["containers", id, "logs"] if get => logs::logs(engine, id, &query).await,
+        ["containers", id, "attach"] if post => attach::attach(engine, id, &query, request, version).await,
 
         ["images", "json"] if get => images::list(engine, &query).await,
         ["images", "load"] if post => images::load(engine, request).await,
@@ -134,6 +135,23 @@ fn nothing_there(method: &Method, parts: &[&str]) -> EngineError {
         _ => return EngineError::not_found(format!("page not found: {method} /{}", parts.join("/"))),
     };
     EngineError::unsupported(format!("{what}: not supported by vch {}", env!("CARGO_PKG_VERSION")))
+}
+
+/// Refuses what is about another platform: images here are for one only.
+fn refuse_platforms(query: &Query) -> Result<(), EngineError> {
+    for name in ["platform", "platforms"] {
+        for text in query.all(name).filter(|text| !text.is_empty()) {
+            let json: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+            let named =
+                json["os"] == "linux" && matches!(json["architecture"].as_str(), None | Some("amd64"));
+            if !named && !matches!(text, "linux" | "linux/amd64") {
+                return Err(EngineError::invalid(format!(
+                    "{name} {text} is not supported: there is linux/amd64"
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes `/v1.45` off a path, if it is a version that is spoken.

@@ -6,7 +6,14 @@ use bollard_stubs::models;
 use hyper::{Request, StatusCode, body::Incoming};
 use serde_json::{Map, Value, json};
 
-use super::{Answer, body, create::refuse_unknown, empty, filters::Filters, ok, query::Query};
+use super::{
+    Answer, body,
+    create::refuse_unknown,
+    empty,
+    filters::{Filters, name_matches},
+    ok,
+    query::Query,
+};
 use crate::engine::{
     Engine,
     endpoints::WantedEndpoint,
@@ -21,6 +28,7 @@ const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope"
 /// `docker network ls`.
 pub fn list(engine: &Engine, query: &Query) -> Answer {
     let filters = Filters::read(query, &FILTERS)?;
+    filters.check_names("name")?;
     let containers = engine.containers();
     let wanted = |network: &Network| {
         let labels: HashMap<String, String> = network.labels.clone().into_iter().collect();
@@ -28,7 +36,7 @@ pub fn list(engine: &Engine, query: &Query) -> Answer {
         let built_in = network.name == DEFAULT_NETWORK || network.name == NO_NETWORK;
         filters.any("driver", |driver| driver == driver_of(network))
             && filters.any("id", |id| network.id.starts_with(id))
-            && filters.any("name", |name| network.name.contains(name))
+            && filters.any("name", |name| name_matches(name, &network.name))
             && filters.any("scope", |scope| scope == scope_of(network))
             && filters.any("type", |kind| (kind == "builtin") == built_in)
             && filters.any("dangling", |dangling| matches!(dangling, "true" | "1") != (used || built_in))
@@ -50,6 +58,9 @@ pub fn inspect(engine: &Engine, id: &str) -> Answer {
 pub async fn create(engine: &Engine, request: Request<Incoming>) -> Answer {
     let value = body::read_json(request.into_body()).await?;
     refuse_unknown("", &value, &SUPPORTED, &NEUTRAL)?;
+    if value.get("EnableIPv4") == Some(&Value::Bool(false)) {
+        return Err(EngineError::invalid("EnableIPv4=false is not supported: every network has IPv4"));
+    }
     if let Some(ipam) = value.get("IPAM") {
         refuse_unknown("IPAM.", ipam, &["Config", "Driver"], &[])?;
         for one in ipam.get("Config").and_then(Value::as_array).into_iter().flatten() {
@@ -94,8 +105,13 @@ pub async fn create(engine: &Engine, request: Request<Incoming>) -> Answer {
 const SUPPORTED: [&str; 7] = ["Name", "Driver", "Internal", "EnableIPv6", "IPAM", "Options", "Labels"];
 /// What asks for nothing that is not so anyway: names are always checked for being there
 /// already, containers may always be attached, and there is always IPv4.
-const NEUTRAL: [(&str, &str); 4] =
-    [("CheckDuplicate", "true"), ("Attachable", "true"), ("EnableIPv4", "true"), ("Scope", "\"local\"")];
+const NEUTRAL: [(&str, &str); 5] = [
+    ("ConfigFrom", "{\"Network\":\"\"}"),
+    ("CheckDuplicate", "true"),
+    ("Attachable", "true"),
+    ("EnableIPv4", "true"),
+    ("Scope", "\"local\""),
+];
 
 /// `docker network rm`.
 pub async fn remove(engine: &Engine, id: &str) -> Answer {

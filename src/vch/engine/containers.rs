@@ -151,6 +151,10 @@ impl Engine {
     /// Removes a container; with `force` also one that runs.
     pub async fn remove_container(&self, container: &str, force: bool) -> Result<(), EngineError> {
         let (id, turn) = self.turn(container)?;
+        if force && self.container(&id)?.state.phase.is_up() {
+            // Whoever waits for its start or its stop has its turn back soon.
+            self.end_now(&id).await;
+        }
         let _turn = turn.lock().await;
         let record = self.container(&id)?;
         if record.state.phase.is_up() {
@@ -403,7 +407,10 @@ pub(super) fn cpus(container: &Container) -> Result<u32, EngineError> {
 
 /// Whether a guest will take what is going to be said of and to this container: it is found here,
 /// and not when it starts.
-fn check_documents(container: &Container, networks: &BTreeMap<String, Network>) -> Result<(), EngineError> {
+pub(super) fn check_documents(
+    container: &Container,
+    networks: &BTreeMap<String, Network>,
+) -> Result<(), EngineError> {
     extra_hosts(container, networks)?;
     let mut problems = desired_state(container, networks).check().err().unwrap_or_default();
     let tables = container.endpoints.iter().filter_map(|endpoint| {

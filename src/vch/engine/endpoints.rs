@@ -48,6 +48,7 @@ impl Engine {
             let endpoint = state.endpoint(&wanted, &network)?;
             let mut record = entry.record.clone();
             record.endpoints.push(endpoint);
+            super::containers::check_documents(&record, &state.networks)?;
             if up {
                 let mut networks = vec![network.clone()];
                 reserve(&mut record, &mut networks)?;

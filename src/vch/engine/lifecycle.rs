@@ -32,6 +32,8 @@ use crate::{
 const START: Duration = Duration::from_mins(3);
 /// How long a container has after its stop signal when nobody says how long.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long for ever is.
+const FOREVER: Duration = Duration::from_hours(365 * 24);
 /// How long a guest may take to end its workload after SIGKILL.
 const KILL: Duration = Duration::from_secs(5);
 /// How long the last output may take after the workload's end.
@@ -44,6 +46,9 @@ const CONSOLE_PERIOD: Duration = Duration::from_secs(5);
 const LAST_WORD: &str = "tether: workload ended: ";
 /// How much of a console's end is looked at, in bytes.
 const TAIL: u64 = 4 << 10;
+
+/// How many events of a guest wait for its keeper.
+const EVENTS: usize = 64;
 
 const SIGKILL: i32 = 9;
 /// Docker's exit codes for what was not started.
@@ -71,11 +76,19 @@ impl Engine {
         if self.container(id)?.state.phase.is_up() {
             return Err(EngineError::not_modified());
         }
+        // Of an earlier run everything has to be gone; that is told last.
+        let mut life = self.life(id)?;
+        let _ = timeout(POWER_OFF, life.wait_for(|life| !life.phase.is_up())).await;
         let started = match self.bring_up(id).await {
             Ok(()) => self.wait_until_running(id).await,
             Err(error) => Err(error),
         };
         let Err(error) = started else { return Ok(()) };
+        let record = self.container(id)?;
+        if record.run.is_none() && record.endpoints.iter().any(|endpoint| endpoint.active.is_some()) {
+            // It did not come as far as a run.
+            self.release_all(id).await?;
+        }
         if self.container(id)?.state.phase == Phase::Exited && self.container(id)?.run.is_none() {
             // Its keeper has seen to everything.
             return Err(error);
@@ -164,8 +177,8 @@ impl Engine {
     }
 
     /// Lets a container's guest in, and gives it what it is to have.
-    fn admit(&self, record: &Container) -> Result<mpsc::UnboundedReceiver<EventKind>, EngineError> {
-        let (sender, events) = mpsc::unbounded_channel();
+    fn admit(&self, record: &Container) -> Result<mpsc::Receiver<EventKind>, EngineError> {
+        let (sender, events) = mpsc::channel(EVENTS);
         let guest = guest_id(record)?;
         let tables = {
             let mut state = self.state();
@@ -236,13 +249,7 @@ impl Engine {
     }
 
     /// Has a task look after a machine from now on.
-    fn keep(
-        &self,
-        id: &str,
-        machine: Arc<dyn Machine>,
-        events: mpsc::UnboundedReceiver<EventKind>,
-        again: bool,
-    ) {
+    fn keep(&self, id: &str, machine: Arc<dyn Machine>, events: mpsc::Receiver<EventKind>, again: bool) {
         let hub = {
             let mut state = self.state();
             let Some(entry) = state.containers.get_mut(id) else { return };
@@ -316,23 +323,36 @@ impl Engine {
         }
     }
 
-    /// Stops a container: its stop signal, after `grace` SIGKILL. `None`: the container's own
-    /// time, or ten seconds.
-    pub async fn stop(&self, container: &str, grace: Option<Duration>) -> Result<(), EngineError> {
+    /// Stops a container: its stop signal, or the one that is given, and after `grace` SIGKILL.
+    /// `None`: the container's own time, or ten seconds.
+    pub async fn stop(
+        &self,
+        container: &str,
+        signal: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<(), EngineError> {
         let (id, turn) = self.turn(container)?;
         let _turn = turn.lock().await;
-        self.stop_now(&id, grace).await
+        self.stop_now(&id, signal, grace).await
     }
 
-    async fn stop_now(&self, id: &str, grace: Option<Duration>) -> Result<(), EngineError> {
+    async fn stop_now(
+        &self,
+        id: &str,
+        signal: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<(), EngineError> {
         let record = self.container(id)?;
         if !record.state.phase.is_up() {
             return Err(EngineError::not_modified());
         }
-        let own = record.config.stop_timeout.and_then(|seconds| u64::try_from(seconds).ok());
-        let grace = grace.or(own.map(Duration::from_secs)).unwrap_or(GRACE);
-        let signal = record.config.stop_signal.as_deref().unwrap_or(STOP_SIGNAL);
-        let signal = signal_number(signal).unwrap_or(nix::libc::SIGTERM);
+        // -1 is for ever.
+        let own = record.config.stop_timeout;
+        let own = own.map(|seconds| u64::try_from(seconds).map_or(FOREVER, Duration::from_secs));
+        let grace = grace.or(own).unwrap_or(GRACE);
+        let signal = signal.or(record.config.stop_signal.as_deref()).unwrap_or(STOP_SIGNAL);
+        let signal =
+            signal_number(signal).ok_or_else(|| EngineError::invalid(format!("invalid signal: {signal}")))?;
         let mut life = self.life(id)?;
         if self.shared.host.signal(&guest_id(&record)?, signal)
             && timeout(grace, life.wait_for(|life| !life.phase.is_up())).await.is_ok()
@@ -344,11 +364,16 @@ impl Engine {
     }
 
     /// Stops a container, if it runs, and starts it.
-    pub async fn restart(&self, container: &str, grace: Option<Duration>) -> Result<(), EngineError> {
+    pub async fn restart(
+        &self,
+        container: &str,
+        signal: Option<&str>,
+        grace: Option<Duration>,
+    ) -> Result<(), EngineError> {
         let (id, turn) = self.turn(container)?;
         let _turn = turn.lock().await;
         if self.container(&id)?.state.phase.is_up() {
-            self.stop_now(&id, grace).await?;
+            self.stop_now(&id, signal, grace).await?;
         }
         self.start_now(&id).await
     }
@@ -360,9 +385,8 @@ impl Engine {
             signal_number(signal).ok_or_else(|| EngineError::invalid(format!("invalid signal: {signal}")))?;
         require_running(&record)?;
         if number == SIGKILL {
-            let (id, turn) = self.turn(container)?;
-            let _turn = turn.lock().await;
-            self.end_now(&id).await;
+            // Also while somebody waits for a stop in peace, or for a start.
+            self.end_now(&record.id).await;
         } else if !self.shared.host.signal(&guest_id(&record)?, number) {
             return Err(EngineError::internal("the guest is away: try again, or use SIGKILL"));
         }
@@ -392,12 +416,12 @@ impl Engine {
     /// the networks: the next run makes them again.
     pub async fn shut_down(&self) {
         let up = self.containers().into_iter().filter(|record| record.state.phase.is_up());
-        let stops = up.map(|record| async move { self.stop(&record.id, None).await });
-        for outcome in futures_util::future::join_all(stops).await {
-            if let Err(error) = outcome {
-                tracing::error!("{error}");
+        let stops = up.map(|record| async move {
+            if timeout(GRACE + KILL, self.stop(&record.id, None, None)).await.is_err() {
+                self.end_now(&record.id).await;
             }
-        }
+        });
+        futures_util::future::join_all(stops).await;
         // Whoever starts a container now gets no rule for it.
         let mut in_place = self.shared.filter.lock().await;
         if let Err(error) = firewall::remove(self.shared.settings.table).await {
@@ -487,11 +511,14 @@ impl Engine {
                         state.containers.get(&event.guest.to_string()).and_then(|entry| entry.keeper.clone())
                     };
                     match (keeper, &event.kind) {
-                        (Some(keeper), _) => drop(keeper.send(event.kind)),
+                        // What a keeper looks at. A guest that floods loses its own, nobody else's.
+                        (Some(keeper), EventKind::Guest(_) | EventKind::WorkloadExited(_)) => {
+                            let _ = keeper.try_send(event.kind);
+                        }
                         (None, EventKind::Refused { reason }) => {
                             tracing::warn!(guest = %event.guest, "refused: {reason}");
                         }
-                        (None, _) => {}
+                        _ => {}
                     }
                 }
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(lost)) => {
@@ -508,7 +535,7 @@ struct Keeper {
     engine: Engine,
     id: String,
     machine: Arc<dyn Machine>,
-    events: mpsc::UnboundedReceiver<EventKind>,
+    events: mpsc::Receiver<EventKind>,
     said_everything: watch::Receiver<bool>,
 }
 
@@ -568,6 +595,10 @@ impl Keeper {
 
     /// The workload runs: peers find it from now on.
     async fn running(&self) {
+        // A guest may say it again; it is one start all the same.
+        if !self.engine.container(&self.id).is_ok_and(|record| record.state.phase == Phase::Starting) {
+            return;
+        }
         let noted = self.engine.update(&self.id, |record| {
             record.state.phase = Phase::Running;
             record.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect::<Vec<_>>()

@@ -104,7 +104,7 @@ struct Entry {
     life: watch::Sender<Life>,
     machine: Option<Arc<dyn Machine>>,
     /// Where what its guest says is taken note of.
-    keeper: Option<mpsc::UnboundedSender<tether_host::EventKind>>,
+    keeper: Option<mpsc::Sender<tether_host::EventKind>>,
     taken: Vec<Taken>,
     /// Why its machine is being killed, so that its end is told right.
     killed: Option<i32>,

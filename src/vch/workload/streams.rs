@@ -28,6 +28,8 @@ use super::log::{Log, Record};
 const QUEUE: usize = 64;
 /// How long one that is attached may take to read on. Who takes longer is let go, so that it does
 /// not keep the workload waiting.
+const PATIENCE_OF_ONE: Duration = Duration::from_secs(2);
+/// How long a guest may take to read what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a guest may take to answer before it is asked again.
@@ -95,12 +97,13 @@ impl Hub {
     async fn give(&self, record: Record) {
         let record = Arc::new(record);
         let everybody = self.attached().clone();
+        // All at once: they keep the workload waiting together, not one after the other.
+        let given = everybody.iter().map(|one| timeout(PATIENCE_OF_ONE, one.send(Arc::clone(&record))));
+        let given = futures_util::future::join_all(given).await;
         let mut gone = false;
-        for one in everybody {
-            // In turn: who is slow keeps the others waiting for as long as it is let.
-            let given = timeout(PATIENCE, one.send(Arc::clone(&record))).await;
+        for (one, given) in everybody.iter().zip(given) {
             if !matches!(given, Ok(Ok(()))) {
-                self.attached().retain(|other| !other.same_channel(&one));
+                self.attached().retain(|other| !other.same_channel(one));
                 gone = true;
             }
         }
