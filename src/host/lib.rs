@@ -164,16 +164,21 @@ impl Host {
         answer.await.unwrap_or(Err(ApplyError::Superseded))
     }
 
-    /// Gives `guest` these names, in place of those it had. Resolves when it answers by them.
-    pub async fn update_names(&self, guest: &GuestId, names: NameTables) -> Result<NamesApplied, NamesError> {
-        if let Err(problems) = names.check() {
-            return Err(NamesError::Wrong(problems));
-        }
-        let answer = {
+    /// Gives `guest` these names, in place of those it had, from this call on, whoever awaits it
+    /// when. Resolves when the guest answers by them.
+    #[expect(clippy::needless_pass_by_value, reason = "as apply takes its document")]
+    pub fn update_names(
+        &self,
+        guest: &GuestId,
+        names: NameTables,
+    ) -> impl Future<Output = Result<NamesApplied, NamesError>> + Send + use<> {
+        let wanted = || {
+            names.check().map_err(NamesError::Wrong)?;
             let mut guests = self.shared.guests();
-            guests.get_mut(guest).ok_or(NamesError::Unknown)?.want_names(&names)?
+            guests.get_mut(guest).ok_or(NamesError::Unknown)?.want_names(&names)
         };
-        answer.await.unwrap_or(Err(NamesError::Superseded))
+        let answer = wanted();
+        async move { answer?.await.unwrap_or(Err(NamesError::Superseded)) }
     }
 
     /// Tells a guest to end its workload, with SIGKILL after `grace`, and to power off. `false`

@@ -4,11 +4,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     sync::Arc,
+    time::Duration,
 };
 
 use bollard_stubs::models;
 use tether_wire::names::{EndpointNames, NameTables, NetworkNames};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     Engine, Entry, Life, State,
@@ -31,6 +32,8 @@ use crate::{
 pub const DEFAULT_MEMORY_MIB: u32 = 128;
 /// The least memory a machine can do with, in MiB: kernel, agent and file system take half.
 const LEAST_MEMORY_MIB: u32 = 64;
+/// How long a machine may take to end, and what belongs to it to be given back.
+const TAKE_DOWN: Duration = Duration::from_secs(20);
 /// The most processors of a machine.
 const MOST_CPUS: i64 = 64;
 const NANO: i64 = 1_000_000_000;
@@ -167,7 +170,16 @@ impl Engine {
             }
             self.end_now(&id).await;
         }
-        self.erase(&id)
+        let mut life = self.life(&id)?;
+        // Of its run everything has to be gone; that is told last.
+        if timeout(TAKE_DOWN, life.wait_for(|life| !life.phase.is_up())).await.is_err() {
+            return Err(EngineError::internal("its machine does not end; end its QEMU by hand"));
+        }
+        match self.container(&id) {
+            Ok(_) => self.erase(&id),
+            // It has removed itself.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Removes every trace of a container that does not run. One that is gone already is no
@@ -175,9 +187,19 @@ impl Engine {
     pub(super) fn erase(&self, id: &str) -> Result<(), EngineError> {
         {
             let mut state = self.state();
-            self.shared.store.commit(&Change::default().without_container(id))?;
+            let record = state.containers.get(id).map(|entry| entry.record.clone());
+            let networks = record.map(|mut record| state.released(&mut record).0).unwrap_or_default();
+            let change = networks.iter().fold(Change::default().without_container(id), Change::network);
+            self.shared.store.commit(&change)?;
+            for network in networks {
+                state.networks.insert(network.id.clone(), network);
+            }
             if let Some(entry) = state.containers.remove(id) {
                 entry.hub.end();
+                if entry.life.borrow().phase.is_up() {
+                    // It removes itself: its end and its removal are one.
+                    entry.tell_end();
+                }
                 entry.life.send_modify(|life| life.removed = true);
             }
         }

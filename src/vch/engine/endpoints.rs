@@ -1,13 +1,13 @@
 //! Attachments of containers to networks: addresses, NICs, and both while a container runs.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use tether_wire::value::{MacAddr, Prefix};
 
 use super::{
     Engine, State,
     error::EngineError,
-    networks::NO_NETWORK,
+    networks::{HOST, NO_NETWORK},
     new_id,
     record::{Active, Container, Endpoint, Network, Phase},
 };
@@ -49,6 +49,7 @@ impl Engine {
             let mut record = entry.record.clone();
             record.endpoints.push(endpoint);
             super::containers::check_documents(&record, &state.networks)?;
+            super::publish::check_ports(&record, &state.networks)?;
             if up {
                 let mut networks = vec![network.clone()];
                 reserve(&mut record, &mut networks)?;
@@ -77,8 +78,13 @@ impl Engine {
         let _turn = turn.lock().await;
         let network = {
             let state = self.state();
-            let network = state.network(network)?.clone();
             let record = &state.entry(&id)?.record;
+            let network = match state.network(network) {
+                Ok(network) => network.clone(),
+                // A network that is gone can be left all the same.
+                Err(_) if force && record.endpoint(network).is_some() => Network::gone(network),
+                Err(error) => return Err(error),
+            };
             if record.endpoint(&network.id).is_none() {
                 return Err(EngineError::forbidden(format!(
                     "container {} is not connected to network {}",
@@ -139,6 +145,17 @@ impl Engine {
                 Err(error) => Err(error),
             };
         }
+        if outcome.is_err() && !force {
+            // The guest has it still: nobody else may get its address.
+            {
+                let mut state = self.state();
+                let mut record = state.entry(id)?.record.clone();
+                record.endpoints.push(active);
+                state.commit(&self.shared.store, record, Vec::new())?;
+            }
+            self.names_changed(std::slice::from_ref(&network.id)).await;
+            return outcome;
+        }
         self.give_back(network, &[active]).await?;
         outcome
     }
@@ -187,24 +204,53 @@ impl Engine {
 
     /// Releases every address of a container.
     pub(super) async fn release_all(&self, id: &str) -> Result<(), EngineError> {
-        let released = {
+        self.release_with(id, |_| ()).await
+    }
+
+    /// Releases every address of a container and makes a change to its record, in one. That is
+    /// done when this returns; what it returns has the host forget who had the addresses.
+    pub(super) fn release_with(
+        &self,
+        id: &str,
+        change: impl FnOnce(&mut Container),
+    ) -> impl Future<Output = Result<(), EngineError>> {
+        let released = || {
             let mut state = self.state();
             let mut record = state.entry(id)?.record.clone();
-            let (mut networks, mut released) = (Vec::new(), Vec::new());
-            for endpoint in &mut record.endpoints {
-                if let Some(mut network) = state.networks.get(&endpoint.network).cloned() {
-                    released.push((network.clone(), release(&mut network, std::slice::from_ref(endpoint))));
-                    networks.push(network);
-                }
-                endpoint.active = None;
-            }
+            let (networks, released) = state.released(&mut record);
+            change(&mut record);
             state.commit(&self.shared.store, record, networks)?;
-            released
+            Ok::<_, EngineError>(released)
         };
-        for (network, addresses) in released {
-            self.forget(&network, &addresses).await;
+        let released = released();
+        async move {
+            for (network, addresses) in released? {
+                self.forget(&network, &addresses).await;
+            }
+            Ok(())
         }
-        Ok(())
+    }
+
+    /// Releases addresses whose holders no record knows: a crash came between taking an endpoint
+    /// away and giving its addresses back.
+    pub(super) fn release_strangers(&self) -> Result<(), EngineError> {
+        let mut state = self.state();
+        let endpoints = state.containers.values().flat_map(|entry| &entry.record.endpoints);
+        let known: BTreeSet<String> =
+            endpoints.map(|endpoint| endpoint.id.clone()).chain([HOST.to_owned()]).collect();
+        let mut changed = Vec::new();
+        for network in state.networks.values_mut() {
+            for pool in &mut network.subnets {
+                let strangers: Vec<String> =
+                    pool.taken().values().filter(|holder| !known.contains(*holder)).cloned().collect();
+                for holder in strangers {
+                    pool.release(&holder);
+                    changed.push(network.id.clone());
+                }
+            }
+        }
+        let networks = state.networks.values().filter(|network| changed.contains(&network.id));
+        Ok(self.shared.store.commit(&networks.fold(Change::default(), Change::network))?)
     }
 
     /// A NIC on a network's bridge for a container; `None` where the network is none.
@@ -233,6 +279,21 @@ impl Engine {
 }
 
 impl State {
+    /// A container's networks without its addresses, which these were, and its record without
+    /// them. Nothing that counts has changed yet.
+    pub(super) fn released(&self, record: &mut Container) -> (Vec<Network>, Vec<(Network, Vec<IpAddr>)>) {
+        let (mut networks, mut released) = (Vec::new(), Vec::new());
+        for endpoint in &mut record.endpoints {
+            if let Some(mut network) = self.networks.get(&endpoint.network).cloned() {
+                let addresses = release(&mut network, std::slice::from_ref(endpoint));
+                released.push((network.clone(), addresses));
+                networks.push(network);
+            }
+            endpoint.active = None;
+        }
+        (networks, released)
+    }
+
     /// An endpoint of a new or running container, as somebody asks for it.
     pub(super) fn endpoint(
         &self,

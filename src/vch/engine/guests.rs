@@ -92,21 +92,25 @@ impl Engine {
     /// Tells every running container on these networks who can be found there now. Resolves when
     /// all have it, or after a second: who is slow gets it later.
     pub(super) async fn names_changed(&self, networks: &[String]) {
-        let tables: Vec<(GuestId, NameTables)> = {
+        // Given under the lock: of two changes the later one is given last.
+        let updates: Vec<_> = {
             let state = self.state();
             let concerned = state.containers.values().map(|entry| &entry.record).filter(|container| {
                 container.state.phase.is_up()
                     && container.endpoints.iter().any(|endpoint| networks.contains(&endpoint.network))
             });
-            concerned
-                .filter_map(|container| Some((guest_id(container).ok()?, state.names(container))))
+            let guests = concerned.filter_map(|container| Some((guest_id(container).ok()?, container)));
+            guests
+                .map(|(guest, container)| {
+                    let update = self.shared.host.update_names(&guest, state.names(container));
+                    (guest, update)
+                })
                 .collect()
         };
-        let updates = tables.into_iter().map(|(guest, tables)| {
-            let host = self.shared.host.clone();
+        let updates = updates.into_iter().map(|(guest, update)| {
             // It goes on when nobody waits any more.
             tokio::spawn(async move {
-                match host.update_names(&guest, tables).await {
+                match update.await {
                     Ok(_) | Err(NamesError::Superseded | NamesError::Unknown) => {}
                     Err(error) => tracing::error!(%guest, "names: {error}"),
                 }

@@ -9,7 +9,7 @@ use tether_host::{EventKind, Host};
 use tether_wire::message::Exit;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at},
 };
 
 use super::{
@@ -36,8 +36,9 @@ const GRACE: Duration = Duration::from_secs(10);
 const FOREVER: Duration = Duration::from_hours(365 * 24);
 /// How long a guest may take to end its workload after SIGKILL.
 const KILL: Duration = Duration::from_secs(5);
-/// How long the last output may take after the workload's end.
-const LAST_OUTPUT: Duration = Duration::from_secs(5);
+/// How long the last output may take after the workload's end: longer than those who are attached
+/// may hold it up.
+const LAST_OUTPUT: Duration = Duration::from_secs(15);
 /// How long a machine may take to power off.
 const POWER_OFF: Duration = Duration::from_secs(15);
 /// How often consoles are kept from growing.
@@ -84,19 +85,22 @@ impl Engine {
             Err(error) => Err(error),
         };
         let Err(error) = started else { return Ok(()) };
-        let record = self.container(id)?;
-        if record.run.is_none() && record.endpoints.iter().any(|endpoint| endpoint.active.is_some()) {
-            // It did not come as far as a run.
-            self.release_all(id).await?;
-        }
-        if self.container(id)?.state.phase == Phase::Exited && self.container(id)?.run.is_none() {
-            // Its keeper has seen to everything.
+        // One that removes itself may be gone already.
+        let Ok(record) = self.container(id) else { return Err(error) };
+        if record.run.is_some() || record.state.phase.is_up() {
+            self.end_now(id).await;
+            if self.container(id).is_ok_and(|record| record.run.is_some()) {
+                self.take_down(id, &End { code: DAEMON_ERROR, error: error.message.clone() }).await;
+            }
             return Err(error);
         }
-        self.end_now(id).await;
-        let still_up = self.container(id).is_ok_and(|record| record.run.is_some());
-        if still_up {
-            self.take_down(id, &End { code: DAEMON_ERROR, error: error.message.clone() }).await;
+        // It did not come as far as a run, or its keeper has seen to everything.
+        let _ = self.release_all(id).await;
+        if let Ok((_, hub)) = self.streams(id) {
+            hub.end();
+        }
+        if record.auto_remove() {
+            let _ = self.erase(id);
         }
         Err(error)
     }
@@ -114,7 +118,8 @@ impl Engine {
         let record = {
             let mut state = self.state();
             let hosts = extra_hosts(&record, &state.networks)?;
-            let mut record = record;
+            // As it is now: it may have another name since.
+            let mut record = state.entry(id)?.record.clone();
             record.run = Some(Run { pid: 0, published, hosts, exit: None });
             record.state = super::record::State {
                 phase: Phase::Starting,
@@ -140,11 +145,15 @@ impl Engine {
         let machine = self.specification(&record, &directory).await?;
         let events = self.admit(&record)?;
         let machine = self.shared.hypervisor.start(machine).await?;
-        self.update(id, |record| {
+        let noted = self.update(id, |record| {
             if let Some(run) = &mut record.run {
                 run.pid = machine.pid();
             }
-        })?;
+        });
+        if let Err(error) = noted {
+            machine.kill().await;
+            return Err(error);
+        }
         self.keep(id, machine, events, false);
         Ok(())
     }
@@ -180,19 +189,16 @@ impl Engine {
     fn admit(&self, record: &Container) -> Result<mpsc::Receiver<EventKind>, EngineError> {
         let (sender, events) = mpsc::channel(EVENTS);
         let guest = guest_id(record)?;
-        let tables = {
+        self.shared.host.admit(&guest);
+        {
             let mut state = self.state();
             if let Some(entry) = state.containers.get_mut(&record.id) {
                 entry.keeper = Some(sender);
             }
-            state.names(record)
-        };
-        self.shared.host.admit(&guest);
-        let (host, engine, record) = (self.shared.host.clone(), self.clone(), record.clone());
-        tokio::spawn(async move {
             // It is kept until the guest dials in; an answer is for who waits.
-            let _ = host.update_names(&guest, tables).await;
-        });
+            drop(self.shared.host.update_names(&guest, state.names(record)));
+        }
+        let (engine, record) = (self.clone(), record.clone());
         tokio::spawn(async move {
             if let Err(error) = engine.apply_for_start(&record).await {
                 engine.fail(&record.id, &error);
@@ -252,7 +258,17 @@ impl Engine {
     fn keep(&self, id: &str, machine: Arc<dyn Machine>, events: mpsc::Receiver<EventKind>, again: bool) {
         let hub = {
             let mut state = self.state();
-            let Some(entry) = state.containers.get_mut(id) else { return };
+            let entry = state.containers.get_mut(id);
+            // It was refused or killed before there was a machine to end.
+            let unwanted = entry.as_ref().is_none_or(|entry| {
+                entry.record.state.phase == Phase::Starting
+                    && (entry.killed.is_some() || !entry.record.state.error.is_empty())
+            });
+            if unwanted {
+                let machine = Arc::clone(&machine);
+                tokio::spawn(async move { machine.kill().await });
+            }
+            let Some(entry) = entry else { return };
             entry.machine = Some(Arc::clone(&machine));
             Arc::clone(&entry.hub)
         };
@@ -260,12 +276,18 @@ impl Engine {
         let (log, port) = (self.log_path(id), Arc::clone(&machine));
         let name = id.to_owned();
         let carried = tokio::spawn(async move {
-            let carried = match port.streams().await {
-                Ok(port) => streams::carry(port, &hub, &log, again, &over).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = carried {
-                tracing::debug!(container = name, "streams: {error}");
+            let mut again = again;
+            // Until it is aborted: a full disk may have room again.
+            loop {
+                let carried = match port.streams().await {
+                    Ok(port) => streams::carry(port, &hub, &log, again, &over).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = carried {
+                    tracing::warn!(container = name, "its streams: {error}; trying again");
+                }
+                again = true;
+                sleep(Duration::from_secs(1)).await;
             }
         });
         let keeper = Keeper { engine: self.clone(), id: id.to_owned(), machine, events, said_everything };
@@ -282,39 +304,34 @@ impl Engine {
         if let Ok(guest) = guest_id(&record) {
             self.shared.host.dismiss(&guest);
         }
-        let released = self.release_all(id).await;
         let auto_remove = record.auto_remove();
         let networks: Vec<String> =
             record.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect();
-        let noted = {
-            let mut state = self.state();
-            let noted = state.entry(id).map(|entry| entry.record.clone()).and_then(|mut record| {
-                record.run = None;
-                record.state.phase = Phase::Exited;
-                record.state.exit_code = end.code;
-                record.state.error.clone_from(&end.error);
-                record.state.finished = Some(now());
-                state.commit(&self.shared.store, record, Vec::new())
-            });
-            if let Some(entry) = state.containers.get_mut(id) {
-                entry.machine = None;
-                entry.keeper = None;
-                entry.taken.clear();
-            }
-            noted
-        };
-        // In this order, and all of it whatever fails: a name that leads nowhere is the worst.
+        // Its end and what it gives back in one: nobody finds it half.
+        let noted = self.release_with(id, |record| {
+            record.run = None;
+            record.state.phase = Phase::Exited;
+            record.state.exit_code = end.code;
+            record.state.error.clone_from(&end.error);
+            record.state.finished = Some(now());
+        });
+        if let Some(entry) = self.state().containers.get_mut(id) {
+            entry.machine = None;
+            entry.keeper = None;
+            entry.taken.clear();
+        }
+        // All of it whatever fails: a name that leads nowhere is the worst.
         self.names_changed(&networks).await;
-        for outcome in [released, noted, self.filter().await] {
+        for outcome in [noted.await, self.filter().await] {
             if let Err(error) = outcome {
                 tracing::error!("container {}: {error}", record.name);
             }
         }
         let _ = fs::remove_dir_all(self.machine_directory(id));
-        {
-            let state = self.state();
-            if let Some(entry) = state.containers.get(id) {
-                entry.hub.end();
+        // Who waits for its turn to start it again waits for this.
+        if let Some(entry) = self.state().containers.get(id) {
+            entry.hub.end();
+            if !auto_remove {
                 entry.tell_end();
             }
         }
@@ -353,13 +370,28 @@ impl Engine {
         let signal = signal.or(record.config.stop_signal.as_deref()).unwrap_or(STOP_SIGNAL);
         let signal =
             signal_number(signal).ok_or_else(|| EngineError::invalid(format!("invalid signal: {signal}")))?;
-        let mut life = self.life(id)?;
-        if self.shared.host.signal(&guest_id(&record)?, signal)
-            && timeout(grace, life.wait_for(|life| !life.phase.is_up())).await.is_ok()
-        {
+        let (mut life, guest) = (self.life(id)?, guest_id(&record)?);
+        let patient = async {
+            // One that was found again after a restart has not dialled in yet, perhaps.
+            while !self.shared.host.signal(&guest, signal) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let by = Instant::now() + grace;
+        let ended = async {
+            tokio::select! {
+                _ = life.wait_for(|life| !life.phase.is_up()) => return,
+                () = patient => {}
+            }
+            let _ = life.wait_for(|life| !life.phase.is_up()).await;
+        };
+        if timeout_at(by, ended).await.is_ok() {
             return Ok(());
         }
         self.end_now(id).await;
+        if self.container(id).is_ok_and(|record| record.state.phase.is_up()) {
+            return Err(EngineError::internal("its machine does not end; end its QEMU by hand"));
+        }
         Ok(())
     }
 
@@ -440,6 +472,11 @@ impl Engine {
     /// that ended meanwhile are noted, and what belongs to nobody is removed.
     pub(super) async fn take_up(&self) -> Result<(), EngineError> {
         let containers = self.containers();
+        for record in containers.iter().filter(|record| record.run.is_none() && !record.state.phase.is_up()) {
+            // Killed between reserving and starting.
+            self.release_all(&record.id).await?;
+        }
+        self.release_strangers()?;
         for record in containers.iter().filter(|record| record.run.is_some() || record.state.phase.is_up()) {
             let directory = self.machine_directory(&record.id);
             let machine = self.shared.hypervisor.find(&directory).await;
@@ -465,6 +502,12 @@ impl Engine {
                     tracing::info!("container {} has ended: {}", record.name, end.code);
                     self.take_down(&record.id, &end).await;
                 }
+            }
+        }
+        for record in self.containers() {
+            // Killed between its end and its removal.
+            if record.auto_remove() && record.state.phase == Phase::Exited {
+                self.erase(&record.id)?;
             }
         }
         self.remove_strangers().await;
@@ -565,7 +608,11 @@ impl Keeper {
                     // Told again by a guest that has not heard that it is noted.
                     Some(EventKind::WorkloadExited(_)) => self.seen(),
                     Some(_) => {}
-                    None => break,
+                    None => {
+                        // Nobody knows this container any more.
+                        self.machine.kill().await;
+                        break;
+                    }
                 },
                 _ = period.tick() => {
                     // There may be no console yet.
@@ -581,14 +628,14 @@ impl Keeper {
             self.engine.state().containers.get(&self.id).map(|entry| entry.record.state.error.clone());
         let end = match (exit, killed) {
             (Some(exit), _) => end_of(&exit),
-            (None, Some(signal)) => End { code: 128 + i64::from(signal), error: failed.unwrap_or_default() },
-            (None, None) => {
-                let end = end_by_console(&directory.join(CONSOLE));
-                match failed.filter(|failed| !failed.is_empty()) {
-                    Some(error) => End { code: DAEMON_ERROR, error },
-                    None => end,
+            (None, killed) => match (failed.filter(|failed| !failed.is_empty()), killed) {
+                (Some(error), _) => {
+                    let words = last_words(&directory.join(CONSOLE));
+                    End { code: DAEMON_ERROR, error: format!("{error}{words}") }
                 }
-            }
+                (None, Some(signal)) => End { code: 128 + i64::from(signal), error: String::new() },
+                (None, None) => end_by_console(&directory.join(CONSOLE)),
+            },
         };
         (end, self)
     }
@@ -649,7 +696,7 @@ impl Entry {
     }
 
     /// Tells them of its end.
-    fn tell_end(&self) {
+    pub(super) fn tell_end(&self) {
         let state = &self.record.state;
         self.life.send_modify(|life| {
             *life = Life {

@@ -20,7 +20,7 @@ pub const DEFAULT_NETWORK: &str = "bridge";
 /// The network that is none.
 pub const NO_NETWORK: &str = "none";
 /// Who holds the host's own address on an external network.
-const HOST: &str = "vch";
+pub(super) const HOST: &str = "vch";
 /// The one driver option there is.
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 /// The longest name, in bytes: `container.network` has to fit in a domain name.
@@ -82,18 +82,18 @@ impl WantedExternal {
     /// Whether this is that network, just as it is.
     pub(super) fn is(&self, network: &Network) -> bool {
         let NetworkKind::External { link, address, .. } = &network.kind else { return false };
-        let own = address.map(|own| own.address().to_string());
-        let wanted =
-            self.address.as_deref().map(|text| text.split('/').next().unwrap_or_default().to_owned());
+        let ip = |text: &str| text.split('/').next().and_then(|text| text.parse::<IpAddr>().ok());
+        let own = address.map(Prefix::address);
+        let wanted = self.address.as_deref().and_then(ip);
         let pool = network.subnets.first();
         network.name == self.name
             && link.as_str() == self.link
             && own == wanted
             && network.mtu == self.mtu
             && pool.is_some_and(|pool| {
-                pool.subnet().to_string() == self.subnet
-                    && pool.gateway().to_string() == self.gateway
-                    && pool.ip_range().map(|range| range.to_string()) == self.ip_range
+                self.subnet.parse() == Ok(pool.subnet())
+                    && self.gateway.parse() == Ok(pool.gateway())
+                    && self.ip_range.as_deref().map(str::parse).transpose() == Ok(pool.ip_range())
             })
     }
 }

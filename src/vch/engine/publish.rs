@@ -35,6 +35,7 @@ impl Engine {
         &self,
         container: &Container,
     ) -> Result<(Vec<Published>, Vec<Taken>), EngineError> {
+        check_ports(container, &self.state().networks)?;
         let wanted = wanted_ports(container)?;
         if wanted.is_empty() {
             return Ok((Vec::new(), Vec::new()));
@@ -86,6 +87,8 @@ impl Engine {
         if in_place.as_ref() == Some(&rules) {
             return Ok(());
         }
+        // Until both are done nobody knows what is in place.
+        *in_place = None;
         // Nothing is forwarded before there are rules for it.
         firewall::apply(&rules).await?;
         self.shared.kernel.prepare(&rules).await?;

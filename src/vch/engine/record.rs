@@ -186,6 +186,22 @@ pub struct Published {
 }
 
 impl Network {
+    /// A network that is no more, to be left by those who were on it.
+    pub(super) fn gone(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            created: String::new(),
+            kind: NetworkKind::None,
+            bridge: None,
+            subnets: Vec::new(),
+            ipv6: false,
+            mtu: None,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+        }
+    }
+
     /// The gateways its containers use.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.subnets.iter().map(Subnet::gateway)

@@ -93,16 +93,16 @@ impl Qemu {
         unsafe { command.pre_exec(|| Ok(setsid().map(drop)?)) };
         let mut child = invocation.spawn(&mut command).map_err(MachineError::Start)?;
         let pid = child.id().unwrap_or_default();
-        // Here it is waited for, so that it leaves no zombie while this process lives.
-        let reaped = tokio::spawn(async move {
-            let _ = child.wait().await;
-        });
         if let Ok(qmp) = Qmp::connect(&directory.join(CONTROL)).await {
             note_pid(&directory, pid);
+            // Here it is waited for, so that it leaves no zombie while this process lives.
+            tokio::spawn(async move { child.wait().await });
             return Ok(Arc::new(Running { qmp, directory, pid }));
         }
         // It closed its socket by ending; why is in its last words.
-        let _ = timeout(Duration::from_secs(1), reaped).await;
+        if timeout(Duration::from_secs(1), child.wait()).await.is_err() {
+            let _ = child.kill().await;
+        }
         let words = fs::read_to_string(&complaints).unwrap_or_default();
         let words = words.trim().lines().next_back().unwrap_or("it gave no reason");
         Err(MachineError::Ended(words.to_owned()))
@@ -122,7 +122,9 @@ impl Hypervisor for Qemu {
     fn find<'a>(&'a self, directory: &'a Path) -> BoxFuture<'a, Option<Arc<dyn Machine>>> {
         Box::pin(async move {
             let qmp = Qmp::connect(&directory.join(CONTROL)).await.ok()?;
-            let pid = fs::read_to_string(directory.join("pid")).ok()?.trim().parse().ok()?;
+            // A machine whose start was cut short has none.
+            let pid = fs::read_to_string(directory.join("pid"));
+            let pid = pid.ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
             let running: Arc<dyn Machine> = Arc::new(Running { qmp, directory: directory.to_owned(), pid });
             Some(running)
         })
