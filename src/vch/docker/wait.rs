@@ -27,8 +27,8 @@ pub fn wait(engine: &Engine, id: &str, query: &Query) -> Answer {
             () = sender.closed() => return,
         };
         let ended = ended.unwrap_or_default();
-        let error = (!ended.error.is_empty()).then(|| json!({ "Message": ended.error }));
-        let text = json!({ "StatusCode": ended.exit_code, "Error": error }).to_string() + "\n";
+        // Docker's error is one of the waiting itself; the container's own is its exit code.
+        let text = json!({ "StatusCode": ended.exit_code, "Error": null }).to_string() + "\n";
         let _ = sender.send(Bytes::from(text)).await;
     });
     let mut response = Response::new(body);

@@ -159,7 +159,11 @@ impl Engine {
             self.end_now(&id).await;
         }
         let _turn = turn.lock().await;
-        let record = self.container(&id)?;
+        let record = match self.container(&id) {
+            // It has removed itself.
+            Err(_) if force => return Ok(()),
+            found => found?,
+        };
         if record.state.phase.is_up() {
             if !force {
                 return Err(EngineError::conflict(format!(
