@@ -42,6 +42,15 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Its number (IANA's protocol numbers), which needs no `/etc/protocols` to be read.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// Its name, as Docker and `nft` write it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and says for what it waited"
 )]
 
+pub mod docker;
 pub mod guests;
 pub mod process;
 pub mod space;

@@ -107,7 +107,10 @@ impl Engine {
         let mut state = self.state();
         record.name = state.free_name(name)?;
         for wanted in endpoints {
-            let network = state.network(&wanted.network)?.clone();
+            // Not as something that is not found: a client takes that for the image.
+            let network =
+                state.network(&wanted.network).map_err(|error| EngineError::invalid(error.message))?;
+            let network = network.clone();
             let endpoint = state.endpoint(wanted, &network)?;
             if record.endpoint(&network.id).is_some() {
                 return Err(EngineError::invalid(format!("network {} is there twice", network.name)));

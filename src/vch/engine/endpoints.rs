@@ -134,7 +134,13 @@ impl Engine {
             state.commit(&self.shared.store, record.clone(), Vec::new())?;
             (record, endpoint, machine)
         };
+        // Its peers do not find it any more, nor does it find them.
         self.names_changed(std::slice::from_ref(&network.id)).await;
+        if record.state.phase.is_up()
+            && let Ok(guest) = super::guests::guest_id(&record)
+        {
+            drop(self.shared.host.update_names(&guest, self.state().names(&record)));
+        }
         let mut outcome = Ok(());
         if let Some(nic) = active.active.as_ref()
             && let Some(machine) = machine

@@ -26,6 +26,9 @@ const ANY6: [&str; 2] = ["any6", "any6_port"];
 const EXACT4: [&str; 2] = ["exact4", "exact4_port"];
 const EXACT6: [&str; 2] = ["exact6", "exact6_port"];
 
+/// `ICMPv6` among the protocols.
+const ICMPV6: u32 = 58;
+
 type Expr = Expression<'static>;
 type Stmt = Statement<'static>;
 
@@ -138,10 +141,11 @@ impl Builder {
                     }
                 }
             }
-            let any_key =
-                |(protocol, number): (Protocol, u16)| concat([text(protocol.as_str()), port(number)]);
+            let any_key = |(protocol, number): (Protocol, u16)| {
+                concat([Expression::Number(protocol.number()), port(number)])
+            };
             let exact_key = |(at, (protocol, number)): (IpAddr, (Protocol, u16))| {
-                concat([address(at), text(protocol.as_str()), port(number)])
+                concat([address(at), Expression::Number(protocol.number()), port(number)])
             };
             let any_elements: Vec<_> = any_elements.into_iter().map(|(key, to)| (any_key(key), to)).collect();
             let exact_elements: Vec<_> =
@@ -275,7 +279,7 @@ impl Builder {
         let here = || is(fib(true), text("local"));
         rule(vec![here(), is(payload("tcp", "dport"), port(tether)), accept()]);
         let near = is(fib(true), one_of(["local", "multicast"]));
-        rule(vec![near, is(meta(MetaKey::L4proto), text("ipv6-icmp")), accept()]);
+        rule(vec![near, is(meta(MetaKey::L4proto), Expression::Number(ICMPV6)), accept()]);
         rule(vec![drop()]);
     }
 
