@@ -78,6 +78,8 @@ fn main() {
     let mut parallel: Vec<f64> = (0..PARALLEL_RUNS).map(|_| host.run_in_parallel()).collect();
     host.shut_down();
 
+    let note = fs::read_to_string(target().join("vmimage/accelerator")).unwrap_or_default();
+    println!("run.accelerator={}", note.lines().nth(1).unwrap_or("tcg"));
     for (name, values) in Parts::NAMES.iter().zip(&mut parts.0) {
         println!("run.{name}_ms={:.1}", median(values));
     }
@@ -107,8 +109,7 @@ struct Host {
 
 impl Host {
     fn start() -> Self {
-        let target = binary("vch").ancestors().nth(3).expect("target/<triple>/<profile>/vch").to_owned();
-        let (image, busybox) = (target.join("vmimage"), target.join("images/busybox.tar"));
+        let (image, busybox) = (target().join("vmimage"), target().join("images/busybox.tar"));
         for needed in [&image.join("initramfs"), &busybox] {
             assert!(needed.exists(), "{}: use scripts/bench run", needed.display());
         }
@@ -124,8 +125,6 @@ impl Host {
         wait_for("the Docker endpoint", || UnixStream::connect(&socket).ok());
         pass_on(&host.socket(), socket, &host.asked);
         host.ok(&["load", "--input", &busybox.display().to_string()]);
-        let note = fs::read_to_string(image.join("accelerator")).unwrap_or_default();
-        println!("run.accelerator={}", note.lines().nth(1).unwrap_or("tcg"));
         host
     }
 
@@ -172,6 +171,8 @@ impl Host {
         let returned = Instant::now();
         assert!(status.success(), "docker run: {status}");
         let asked = self.asked.lock().expect("no panic while it is held").expect("it asks for the start");
+        let opened = console.opened.expect("the machine has a console");
+        eprintln!("asked for its start to QEMU's own: {:.0} ms", ms(asked, opened));
         let at = |text| console.when(text).unwrap_or_else(|| panic!("{text:?} is not on the console"));
         let (init, verified, ended) =
             (at(": process 1"), at("network verified"), at("tether: workload ended"));
@@ -296,6 +297,7 @@ fn carry(mut from: UnixStream, mut to: UnixStream, seen: impl Fn(&[u8])) -> io::
 #[derive(Default)]
 struct Console {
     file: Option<File>,
+    opened: Option<Instant>,
     text: Vec<u8>,
     lines: Vec<(Instant, String)>,
 }
@@ -306,6 +308,7 @@ impl Console {
         if self.file.is_none() {
             let mut machines = fs::read_dir(machines).into_iter().flatten().flatten();
             self.file = machines.find_map(|entry| File::open(entry.path().join("console")).ok());
+            self.opened = self.file.is_some().then(Instant::now);
         }
         // The file may be removed: what has been opened stays.
         let Some(file) = &mut self.file else { return };
@@ -344,7 +347,12 @@ impl Peer {
         });
         let mut peer = Self { docker, input: input.expect("it is piped"), lines };
         peer.say("echo ready");
-        peer.heard("ready");
+        let began = peer.heard("ready");
+        peer.say(
+            "for n in 0 1 2 3 4 5 6 7 8 9; do nslookup none >/dev/null 2>&1; sleep 0.01; done; echo looked",
+        );
+        let looked = peer.heard("looked");
+        eprintln!("looking for a name takes {:.0} ms", ms(began, looked) / 10.0);
         peer
     }
 
@@ -396,6 +404,10 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+fn target() -> PathBuf {
+    binary("vch").ancestors().nth(3).expect("target/<triple>/<profile>/vch").to_owned()
 }
 
 fn ms(from: Instant, to: Instant) -> f64 {
