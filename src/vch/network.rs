@@ -19,8 +19,8 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkMessage},
     route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
 };
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder, packet_core::ErrorMessage};
-use tether_wire::value::{IfName, MacAddr, Prefix, is_link_local};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, packet_core::ErrorMessage};
+use tether_wire::value::{IfName, Prefix, is_link_local};
 use tokio::time::timeout;
 
 /// How long the kernel may take over one request.
@@ -88,21 +88,6 @@ impl Networks {
         Ok(Self { handle })
     }
 
-    /// Makes a bridge with these addresses of the host on it. Returns its index.
-    pub async fn make_bridge(
-        &self,
-        name: &IfName,
-        mac: MacAddr,
-        mtu: Option<u32>,
-        addresses: &[Prefix],
-    ) -> Result<u32, NetworkError> {
-        let bridge = self.bridge(name, mac, mtu).await?;
-        for address in addresses {
-            self.address(bridge, *address).await?;
-        }
-        Ok(bridge)
-    }
-
     /// Puts a device on a bridge and brings it up. The MTU has to be the bridge's: longer packets
     /// towards the device would be dropped without a word.
     pub async fn attach(&self, device: u32, bridge: &IfName, mtu: Option<u32>) -> Result<(), NetworkError> {
@@ -147,24 +132,12 @@ impl Networks {
         }
     }
 
-    /// Makes a bridge, or finds it. Its MAC address is its own: one that follows the ports, as a
-    /// bridge's does by default, leaves every neighbour with an old one when a machine starts.
-    async fn bridge(&self, name: &IfName, mac: MacAddr, mtu: Option<u32>) -> Result<u32, NetworkError> {
-        if self.index(name).await?.is_none() {
-            let message = LinkBridge::new(name.as_str()).address(mac.bytes().to_vec()).build();
-            within(format!("make bridge {name}"), self.handle.link().add(message).execute()).await?;
-        }
-        let what = format!("find bridge {name}");
-        let index = self.index(name).await?;
-        let index = index.ok_or_else(|| NetworkError::Refused { what, source: no_such_device() })?;
-        let mut message = LinkUnspec::new_with_index(index).up().build();
-        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
-        within(format!("set {name} up"), self.handle.link().set(message).execute()).await?;
-        Ok(index)
-    }
-
     async fn index(&self, name: &IfName) -> Result<Option<u32>, NetworkError> {
         Ok(self.link(name).await?.map(|link| link.header.index))
+    }
+
+    async fn links(&self) -> Result<Vec<LinkMessage>, NetworkError> {
+        within("list the host's links", self.handle.link().get().execute().try_collect()).await
     }
 
     async fn link(&self, name: &IfName) -> Result<Option<LinkMessage>, NetworkError> {

@@ -30,7 +30,7 @@ use crate::{
     config::{Config, ConfigError},
     machine::{self, StartError},
     output::{self, News, Output},
-    plan::Plan,
+    plan::{Plan, PlannedNetwork},
 };
 
 /// How long workloads have to end when the host ends.
@@ -187,9 +187,11 @@ pub(crate) async fn serve(config: &Path, image: Option<&Path>, output: &Output) 
 /// management network's bridge.
 async fn make_networks(plan: &Plan, networks: &Networks) -> Result<u32, NetworkError> {
     let own = [plan.management_address];
-    let management = networks.make_bridge(&plan.management_bridge, plan.management_mac(), None, &own).await?;
+    let (bridge, mac) = (&plan.management_bridge, plan.management_mac());
+    let management = networks.ensure_bridge(bridge, "management", mac, None, &own).await?;
     for network in &plan.networks {
-        networks.make_bridge(&network.bridge, network.mac, network.mtu, &network.gateways).await?;
+        let PlannedNetwork { name, bridge, mac, mtu, gateways } = network;
+        networks.ensure_bridge(bridge, name, *mac, *mtu, gateways).await?;
     }
     Ok(management)
 }

@@ -32,7 +32,8 @@ impl Networks {
         if let Some(link) = self.link(name).await? {
             refuse_foreign(name, &link, &mark, mac)?;
         } else {
-            // Its own MAC address: see `Networks::bridge`.
+            // A MAC address of its own: one that follows the ports, as a bridge's does by default,
+            // leaves every neighbour with an old one when a machine starts.
             let message = LinkBridge::new(name.as_str()).address(mac.bytes().to_vec()).build();
             within(format!("make bridge {name}"), self.handle.link().add(message).execute()).await?;
         }
@@ -73,10 +74,8 @@ impl Networks {
     /// The bridges that [`ensure_bridge`](Self::ensure_bridge) made, whether by this process or
     /// an earlier one, each with its network's id.
     pub async fn ours(&self) -> Result<Vec<(IfName, String)>, NetworkError> {
-        let links = self.handle.link().get().execute();
-        let links: Vec<_> = within("list the host's links", links.try_collect()).await?;
         let ours = |link: &LinkMessage| Some((name_of(link)?, mark(link)?.to_owned()));
-        Ok(links.iter().filter_map(ours).collect())
+        Ok(self.links().await?.iter().filter_map(ours).collect())
     }
 
     /// As [`attach`](Self::attach), and the device's packets reach the host but no other device
@@ -146,9 +145,7 @@ impl Networks {
 
     /// Every bridge there is, whoever made it.
     pub(super) async fn bridges(&self) -> Result<Vec<IfName>, NetworkError> {
-        let links = self.handle.link().get().execute();
-        let links: Vec<_> = within("list the host's links", links.try_collect()).await?;
-        Ok(links.iter().filter(|link| is_bridge(link)).filter_map(name_of).collect())
+        Ok(self.links().await?.iter().filter(|link| is_bridge(link)).filter_map(name_of).collect())
     }
 
     async fn global_addresses(&self, link: u32) -> Result<Vec<AddressMessage>, NetworkError> {
