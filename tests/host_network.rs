@@ -578,6 +578,8 @@ fn bridges_are_found_again_and_leave_nothing() {
         let shown = space.run("ip address show br-a");
         assert!(shown.contains("mtu 1400") && shown.contains("172.18.0.9/16"), "{shown}");
         assert!(!shown.contains("172.18.0.1/16") && !shown.contains("fd00:18::1"), "{shown}");
+        assert_eq!(networks.make_bridge(&link("br-a"), &id, mac, Some(1400)).await.expect("found"), index);
+        assert!(space.run("ip address show br-a").contains("172.18.0.9/16"), "an address is removed");
         assert_eq!(networks.ours().await.expect("a list"), [(link("br-a"), id)]);
 
         networks.enslave_uplink(&link("eth2"), &link("br-a")).await.expect("a link");

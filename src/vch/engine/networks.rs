@@ -294,12 +294,15 @@ impl Engine {
                 .collect(),
         };
         let kernel = &self.shared.kernel;
+        let (id, mac, mtu) = (&network.id, bridge_mac(&network.id), network.mtu);
         if let NetworkKind::External { link, .. } = &network.kind {
-            // First: a link that cannot be had should leave the host as it was.
-            kernel.ensure_bridge(bridge, &network.id, bridge_mac(&network.id), network.mtu, &[]).await?;
+            // First: a link that cannot be had should leave the host as it was. Connections may be
+            // using the addresses of an earlier run.
+            kernel.make_bridge(bridge, id, mac, mtu).await?;
             kernel.enslave_uplink(link, bridge).await?;
         }
-        kernel.ensure_bridge(bridge, &network.id, bridge_mac(&network.id), network.mtu, &addresses).await?;
+        // Also the MTU again: the link's may have become the bridge's.
+        kernel.ensure_bridge(bridge, id, mac, mtu, &addresses).await?;
         Ok(())
     }
 

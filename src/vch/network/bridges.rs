@@ -28,6 +28,27 @@ impl Networks {
         mtu: Option<u32>,
         addresses: &[Prefix],
     ) -> Result<u32, NetworkError> {
+        let index = self.make_bridge(name, id, mac, mtu).await?;
+        for stale in self.global_addresses(index).await? {
+            if !prefix_of(&stale).is_some_and(|prefix| addresses.contains(&prefix)) {
+                let request = self.handle.address().del(stale).execute();
+                within(format!("remove an address from {name}"), request).await?;
+            }
+        }
+        for address in addresses {
+            self.address(index, *address).await?;
+        }
+        Ok(index)
+    }
+
+    /// As [`ensure_bridge`](Self::ensure_bridge), and the addresses that are on it stay as they are.
+    pub async fn make_bridge(
+        &self,
+        name: &IfName,
+        id: &str,
+        mac: MacAddr,
+        mtu: Option<u32>,
+    ) -> Result<u32, NetworkError> {
         let mark = format!("{MARK}{id}");
         if let Some(link) = self.link(name).await? {
             refuse_foreign(name, &link, &mark, mac)?;
@@ -43,15 +64,6 @@ impl Networks {
         let mut message = LinkUnspec::new_with_index(index).alias(mark).up().build();
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         within(format!("set {name} up"), self.handle.link().set(message).execute()).await?;
-        for stale in self.global_addresses(index).await? {
-            if !prefix_of(&stale).is_some_and(|prefix| addresses.contains(&prefix)) {
-                let request = self.handle.address().del(stale).execute();
-                within(format!("remove an address from {name}"), request).await?;
-            }
-        }
-        for address in addresses {
-            self.address(index, *address).await?;
-        }
         Ok(index)
     }
 
