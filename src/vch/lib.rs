@@ -12,6 +12,7 @@ pub mod engine;
 pub mod firewall;
 pub mod image;
 pub mod ipam;
+pub mod mac;
 pub mod machine;
 pub mod network;
 pub mod reserved;

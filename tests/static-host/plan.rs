@@ -3,8 +3,6 @@
 //! Pure: the same file always gives the same plan, so a host that was restarted finds its
 //! guests as it left them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use sha2::{Digest, Sha256};
 use tether_wire::{
     boot::{BootDocument, HostAddress, Management},
@@ -14,7 +12,11 @@ use tether_wire::{
     value::{GuestId, IfName, MacAddr, Prefix},
 };
 
-use vch::machine::NicModel;
+use vch::{
+    ipam::{Subnet, overlaps},
+    mac,
+    machine::NicModel,
+};
 
 use crate::config::{Config, Container, Network};
 
@@ -104,7 +106,7 @@ impl Plan {
         let containers = (config.containers.iter().enumerate())
             .filter_map(|(c, container)| {
                 let management_address =
-                    management.as_mut().and_then(|(_, pool)| pool.next().first().copied());
+                    management.as_mut().and_then(|(_, pool)| next(pool, &container.name).first().copied());
                 let path = format!("container[{c}]");
                 let planned = plan_container(&path, container, &networks, &mut pools, &mut problems)?;
                 Some(PlannedContainer { management_address, ..planned })
@@ -112,7 +114,10 @@ impl Plan {
             .collect();
         let plan = management.map(|(management, pool)| Self {
             management_bridge: management,
-            management_address: pool.host.unwrap_or_else(|| Prefix::link_local(HOST_IDENTIFIER)),
+            management_address: pool
+                .first()
+                .and_then(gateway)
+                .unwrap_or_else(|| Prefix::link_local(HOST_IDENTIFIER)),
             port: config.management.port,
             networks,
             containers,
@@ -150,7 +155,7 @@ impl Plan {
 
     /// The MAC address of the management network's bridge.
     pub(crate) fn management_mac(&self) -> MacAddr {
-        hashed_mac(&format!("bridge {}", self.management_bridge))
+        mac::of_name(&format!("bridge {}", self.management_bridge))
     }
 
     /// What a container's guest knows before it has a channel.
@@ -215,47 +220,43 @@ impl Plan {
     }
 }
 
-/// Gives out a network's addresses, in order.
-struct Pool {
-    subnets: Vec<Prefix>,
-    /// The host's own first address, if there is a subnet.
-    host: Option<Prefix>,
-    /// The last host number that was given out: 1 is the host's own.
-    last: u32,
+/// The host's own address on a subnet.
+fn gateway(subnet: &Subnet) -> Option<Prefix> {
+    Prefix::new(subnet.gateway(), subnet.subnet().length())
 }
 
-impl Pool {
-    fn new(subnets: Vec<Prefix>) -> Self {
-        let host = subnets.first().and_then(|subnet| host_number(*subnet, 1));
-        Self { subnets, host, last: 1 }
-    }
-
-    /// The next container's addresses, fewer than subnets when one has no more.
-    fn next(&mut self) -> Vec<Prefix> {
-        self.last += 1;
-        self.subnets.iter().filter_map(|subnet| host_number(*subnet, self.last)).collect()
-    }
+/// The next container's addresses, fewer than subnets when one has no more.
+fn next(subnets: &mut [Subnet], container: &str) -> Vec<Prefix> {
+    let next = |subnet: &mut Subnet| {
+        let address = subnet.reserve(container, None).ok()?;
+        Prefix::new(address, subnet.subnet().length())
+    };
+    subnets.iter_mut().filter_map(next).collect()
 }
 
 fn plan_management(
     management: &crate::config::Management,
     problems: &mut Problems,
-) -> Option<(IfName, Pool)> {
+) -> Option<(IfName, Vec<Subnet>)> {
     let bridge = problems.keep("management.bridge", management.bridge.parse::<IfName>());
     if management.port == 0 {
         problems.add("management.port", "0 is no port: write 1 to 65535");
     }
     let subnet = (management.subnet.as_ref())
         .and_then(|text| problems.keep("management.subnet", container_subnet(text)));
-    Some((bridge?, Pool::new(subnet.into_iter().collect())))
+    Some((bridge?, subnet.into_iter().collect()))
 }
 
-fn plan_network(path: &str, network: &Network, problems: &mut Problems) -> Option<(PlannedNetwork, Pool)> {
-    let mut subnets: Vec<Prefix> = Vec::new();
+fn plan_network(
+    path: &str,
+    network: &Network,
+    problems: &mut Problems,
+) -> Option<(PlannedNetwork, Vec<Subnet>)> {
+    let mut subnets: Vec<Subnet> = Vec::new();
     for (s, text) in network.subnets.iter().enumerate() {
         let path = format!("{path}.subnets[{s}]");
         let Some(subnet) = problems.keep(&path, container_subnet(text)) else { continue };
-        if subnets.iter().any(|other| other.address().is_ipv4() == subnet.address().is_ipv4()) {
+        if subnets.iter().any(|other| other.gateway().is_ipv4() == subnet.gateway().is_ipv4()) {
             problems.add(path, format!("{text} is the second subnet of its family: one is enough"));
         } else {
             subnets.push(subnet);
@@ -268,30 +269,23 @@ fn plan_network(path: &str, network: &Network, problems: &mut Problems) -> Optio
     let [a, b, c, ..] = digest.as_chunks::<2>().0 else { return None };
     let [a, b, c] = [a, b, c].map(|pair| u16::from_be_bytes(*pair));
     let bridge = problems.keep(path, format!("br-{a:04x}{b:04x}{c:04x}").parse::<IfName>())?;
-    let gateways = subnets.iter().filter_map(|subnet| host_number(*subnet, 1)).collect();
-    let mac = hashed_mac(&format!("bridge {}", network.name));
+    let gateways = subnets.iter().filter_map(gateway).collect();
+    let mac = mac::of_name(&format!("bridge {}", network.name));
     let planned = PlannedNetwork { name: network.name.clone(), bridge, gateways, mac, mtu: network.mtu };
-    Some((planned, Pool::new(subnets)))
+    Some((planned, subnets))
 }
 
 /// A subnet with room for the host and at least one container.
-fn container_subnet(text: &str) -> Result<Prefix, String> {
+fn container_subnet(text: &str) -> Result<Subnet, String> {
     let subnet: Prefix = text.parse().map_err(|error| format!("{error}"))?;
-    let most = if subnet.address().is_ipv4() { 30 } else { 126 };
-    if subnet.network() != subnet {
-        return Err(format!("{text} has bits after the prefix: write {}", subnet.network()));
-    }
-    if subnet.length() == 0 || subnet.length() > most {
-        return Err(format!("{text} is no subnet for containers: write a prefix of 1 to {most}"));
-    }
-    Ok(subnet)
+    Subnet::new(subnet, None, None).map_err(|error| error.to_string())
 }
 
 fn plan_container(
     path: &str,
     container: &Container,
     networks: &[PlannedNetwork],
-    pools: &mut [Pool],
+    pools: &mut [Vec<Subnet>],
     problems: &mut Problems,
 ) -> Option<PlannedContainer> {
     let id = problems.keep(&format!("{path}.name"), container.name.parse::<GuestId>());
@@ -310,13 +304,12 @@ fn plan_container(
             continue;
         }
         let pool = &mut pools[network];
-        let addresses = pool.next();
-        if addresses.len() < pool.subnets.len() {
+        let addresses = next(pool, &container.name);
+        if addresses.len() < pool.len() {
             problems.add(path, format!("{name} has no address left"));
             continue;
         }
-        let seed = format!("{}/{name}", container.name);
-        let mac = addresses.first().map_or_else(|| hashed_mac(&seed), |first| endpoint_mac(*first, &seed));
+        let mac = mac::of_endpoint(&addresses, &format!("{}/{name}", container.name));
         endpoints.push(Endpoint { network, mac, addresses });
     }
     let workload = (!container.command.is_empty()).then(|| Workload {
@@ -327,7 +320,7 @@ fn plan_container(
     let names = [&container.name].into_iter().chain(&container.aliases).cloned().collect();
     Some(PlannedContainer {
         id: id?,
-        management_mac: hashed_mac(&container.name),
+        management_mac: mac::of_name(&container.name),
         management_address: None,
         endpoints,
         names,
@@ -336,34 +329,6 @@ fn plan_container(
         nic: container.nic,
         memory_mib: container.memory_mib,
     })
-}
-
-/// The `number`th address of a subnet, `None` when it has no such host.
-fn host_number(subnet: Prefix, number: u32) -> Option<Prefix> {
-    let address = match subnet.address() {
-        IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits().checked_add(number)?)),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits().checked_add(number.into())?)),
-    };
-    let fits = subnet.contains(address) && (address.is_ipv6() || address != subnet.last());
-    Prefix::new(address, subnet.length()).filter(|_| fits)
-}
-
-/// The MAC address of an endpoint, as Docker makes it: `02:42` and the IPv4 address.
-fn endpoint_mac(first: Prefix, seed: &str) -> MacAddr {
-    match first.address() {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            MacAddr::from_bytes([0x02, 0x42, a, b, c, d]).unwrap_or_else(|| hashed_mac(seed))
-        }
-        IpAddr::V6(_) => hashed_mac(seed),
-    }
-}
-
-/// A MAC address that follows from a name: locally administered, unicast (`02:7e` and 32 bits).
-#[expect(clippy::expect_used, reason = "the first byte makes it a good address")]
-fn hashed_mac(name: &str) -> MacAddr {
-    let digest = Sha256::digest(name.as_bytes());
-    MacAddr::from_bytes([0x02, 0x7e, digest[0], digest[1], digest[2], digest[3]]).expect("unicast")
 }
 
 fn refuse_twins<'a>(what: &str, names: impl Iterator<Item = &'a String>, problems: &mut Problems) {
@@ -381,7 +346,7 @@ fn refuse_overlaps(networks: &[PlannedNetwork], problems: &mut Problems) {
     for (n, network) in networks.iter().enumerate() {
         for other in &networks[..n] {
             for (a, b) in network.gateways.iter().flat_map(|a| other.gateways.iter().map(move |b| (a, b))) {
-                if a.contains(b.address()) || b.contains(a.address()) {
+                if overlaps(*a, *b) {
                     problems.add(
                         format!("network[{n}].subnets"),
                         format!("{} overlaps {} of {}", a.network(), b.network(), other.name),

@@ -13,7 +13,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     Engine, Entry, Life, State,
-    endpoints::{WantedEndpoint, mac_of, refuse_mixture},
+    endpoints::{WantedEndpoint, refuse_mixture},
     error::{EngineError, Kind},
     guests::{desired_state, extra_hosts, names_of},
     naming::{random_name, signal_number},
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     image::{Image, ImageId, InUse},
+    mac,
     store::Change,
     workload::{log, streams::Hub},
 };
@@ -79,7 +80,7 @@ impl Engine {
             host_config: wanted.host_config,
             argv,
             endpoints: Vec::new(),
-            management_mac: mac_of(&id),
+            management_mac: mac::of_name(&id),
             state: ContainerState::default(),
             run: None,
             id,
@@ -128,7 +129,7 @@ impl Engine {
         check_documents(record, &state.networks)?;
         // Another machine's management NIC must not have this one's address.
         while state.containers.values().any(|other| other.record.management_mac == record.management_mac) {
-            record.management_mac = mac_of(&new_id());
+            record.management_mac = mac::of_name(&new_id());
         }
         self.shared.store.commit(&Change::default().container(record))?;
         state.containers.insert(record.id.clone(), Entry::new(record.clone()));

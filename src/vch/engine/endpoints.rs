@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use tether_wire::value::{MacAddr, Prefix};
+use tether_wire::value::Prefix;
 
 use super::{
     Engine, State,
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     ipam::{IpamError, Subnet},
+    mac,
     machine::{Nic, NicModel, tap::Tap},
     store::Change,
 };
@@ -427,7 +428,7 @@ fn reserve(container: &mut Container, networks: &mut [Network]) -> Result<(), En
         }
         let nic = (0..=used.len()).find(|number| !used.contains(number)).unwrap_or_default();
         used.push(nic);
-        let mac = endpoint.wanted_mac.unwrap_or_else(|| endpoint_mac(&addresses, &endpoint.id));
+        let mac = endpoint.wanted_mac.unwrap_or_else(|| mac::of_endpoint(&addresses, &endpoint.id));
         endpoint.active = Some(Active { nic, mac, addresses });
     }
     Ok(())
@@ -441,24 +442,6 @@ fn release(network: &mut Network, endpoints: &[Endpoint]) -> Vec<IpAddr> {
             endpoints.iter().filter_map(|endpoint| pool.release(&endpoint.id)).collect::<Vec<_>>()
         })
         .collect()
-}
-
-/// The MAC address of an endpoint, as Docker makes it: `02:42` and the IPv4 address.
-fn endpoint_mac(addresses: &[Prefix], id: &str) -> MacAddr {
-    let v4 = addresses.iter().find_map(|prefix| match prefix.address() {
-        IpAddr::V4(v4) => Some(v4.octets()),
-        IpAddr::V6(_) => None,
-    });
-    let made = v4.and_then(|[a, b, c, d]| MacAddr::from_bytes([0x02, 0x42, a, b, c, d]));
-    made.unwrap_or_else(|| mac_of(id))
-}
-
-/// A MAC address that follows from an id: locally administered, unicast (`02:7e` and 32 bits).
-#[expect(clippy::expect_used, reason = "the first byte makes it a good address")]
-pub(super) fn mac_of(id: &str) -> MacAddr {
-    use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(id.as_bytes());
-    MacAddr::from_bytes([0x02, 0x7e, digest[0], digest[1], digest[2], digest[3]]).expect("unicast")
 }
 
 /// What a NIC is called towards the hypervisor.

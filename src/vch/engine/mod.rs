@@ -37,6 +37,7 @@ use self::{
 use crate::{
     firewall::{Rules, Table},
     image::{ImageError, Images},
+    mac,
     machine::{Hypervisor, Machine},
     network::Networks,
     reserved::{Ports, Taken},
@@ -143,7 +144,7 @@ impl Engine {
         let disks = disks::Disks::open(&settings.state).map_err(EngineError::internal)?;
         let kernel = Networks::open()?;
         let (bridge, address) = (&settings.management_bridge, settings.management_address);
-        let mac = endpoints::mac_of(&format!("bridge {bridge}"));
+        let mac = mac::of_name(&format!("bridge {bridge}"));
         let management = kernel.ensure_bridge(bridge, MANAGEMENT, mac, None, &[address]).await?;
         let listen = match address.address() {
             IpAddr::V4(v4) => SocketAddr::from((v4, settings.port)),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use tether_wire::value::{IfName, MacAddr, Prefix};
+use tether_wire::value::{IfName, Prefix};
 
 use super::{
     Engine, State,
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     ipam::{IpamError, Pools, Subnet, overlaps},
+    mac,
     store::Change,
 };
 
@@ -294,7 +295,7 @@ impl Engine {
                 .collect(),
         };
         let kernel = &self.shared.kernel;
-        let (id, mac, mtu) = (&network.id, bridge_mac(&network.id), network.mtu);
+        let (id, mac, mtu) = (&network.id, mac::of_name(&network.id), network.mtu);
         if let NetworkKind::External { link, .. } = &network.kind {
             // First: a link that cannot be had should leave the host as it was. Connections may be
             // using the addresses of an earlier run.
@@ -438,9 +439,4 @@ fn own_address(text: &str, subnet: Prefix) -> Result<Prefix, EngineError> {
 /// A network's bridge, named as Docker names them.
 fn bridge_name(id: &str) -> Result<IfName, EngineError> {
     format!("br-{}", id.get(..12).unwrap_or(id)).parse().map_err(EngineError::internal)
-}
-
-/// A bridge's MAC address: its own, so that it does not change with its ports'.
-fn bridge_mac(id: &str) -> MacAddr {
-    super::endpoints::mac_of(id)
 }
