@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use tether_wire::{message::DEFAULT_PORT, value::IfName};
 
 use crate::engine::networks::WantedExternal;
@@ -94,16 +94,15 @@ pub enum ConfigError {
     Wrong(String),
 }
 
-impl Config {
-    /// Reads the file at `path`.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: name.clone(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| ConfigError::Malformed { path: name, source: Box::new(source) })
-    }
+/// Reads the TOML file at `path`.
+pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: name.clone(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Malformed { path: name, source: Box::new(source) })
+}
 
+impl Config {
     /// The management network's bridge.
     pub fn management_bridge(&self) -> Result<IfName, ConfigError> {
         self.management

@@ -5,7 +5,12 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
-use vch::{admin, certificates, config::Config, engine::networks::WantedExternal, serve::serve};
+use vch::{
+    admin, certificates,
+    config::{Config, read_toml},
+    engine::networks::WantedExternal,
+    serve::serve,
+};
 
 /// The Virtual Container Host: a Docker host whose containers are machines.
 #[derive(Parser)]
@@ -114,7 +119,8 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Serve(arguments) => {
-            let mut config = arguments.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
+            let mut config: Config =
+                arguments.config.as_deref().map(read_toml).transpose()?.unwrap_or_default();
             config.state = arguments.state.unwrap_or(config.state);
             config.run = arguments.run.unwrap_or(config.run);
             config.image = arguments.image.unwrap_or(config.image);

@@ -1,7 +1,5 @@
 //! The configuration file: TOML, as a person writes it.
 
-use std::path::Path;
-
 use serde::Deserialize;
 use tether_wire::message::DEFAULT_PORT;
 use vch::machine::NicModel;
@@ -83,35 +81,4 @@ pub(crate) struct Container {
 
 fn default_memory() -> u32 {
     128
-}
-
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {source}")]
-    Unreadable {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// It is not TOML of this shape.
-    #[error("{path}: {source}")]
-    Malformed {
-        /// The file.
-        path: String,
-        /// Where and why; of several lines.
-        source: toml::de::Error,
-    },
-}
-
-impl Config {
-    /// Reads the file at `path`.
-    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: name.clone(), source })?;
-        toml::from_str(&text).map_err(|source| ConfigError::Malformed { path: name, source })
-    }
 }

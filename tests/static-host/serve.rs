@@ -22,12 +22,12 @@ use tokio::{
 };
 
 use vch::{
+    config::{ConfigError, read_toml},
     machine::{Image, MachineError, accelerator, qemu::Accelerator},
     network::{NetworkError, Networks},
 };
 
 use crate::{
-    config::{Config, ConfigError},
     machine::{self, StartError},
     output::{self, News, Output},
     plan::{Plan, PlannedNetwork},
@@ -86,8 +86,7 @@ pub(crate) enum ServeError {
 
 /// Reads a configuration and plans it.
 pub(crate) fn read_plan(path: &Path) -> Result<Plan, ServeError> {
-    let config = Config::read(path)?;
-    Plan::new(&config).map_err(|problems| ServeError::Wrong { path: path.to_owned(), problems })
+    Plan::new(&read_toml(path)?).map_err(|problems| ServeError::Wrong { path: path.to_owned(), problems })
 }
 
 /// Drives the guests of `config` until SIGINT or SIGTERM. With an image, their machines are
