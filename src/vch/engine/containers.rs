@@ -397,10 +397,7 @@ fn fill_in(
 fn check_limits(container: &Container) -> Result<(), EngineError> {
     memory_mib(container)?;
     cpus(container)?;
-    let signal = container.config.stop_signal.as_deref().unwrap_or(STOP_SIGNAL);
-    if signal_number(signal).is_none() {
-        return Err(EngineError::invalid(format!("invalid signal: {signal}")));
-    }
+    signal_number(container.config.stop_signal.as_deref().unwrap_or(STOP_SIGNAL))?;
     if let Some(hostname) = container.config.hostname.as_deref().filter(|name| !name.is_empty()) {
         check_dns_name("hostname", hostname)?;
     }

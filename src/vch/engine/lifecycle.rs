@@ -368,8 +368,7 @@ impl Engine {
         let own = own.map(|seconds| u64::try_from(seconds).map_or(FOREVER, Duration::from_secs));
         let grace = grace.or(own).unwrap_or(GRACE);
         let signal = signal.or(record.config.stop_signal.as_deref()).unwrap_or(STOP_SIGNAL);
-        let signal =
-            signal_number(signal).ok_or_else(|| EngineError::invalid(format!("invalid signal: {signal}")))?;
+        let signal = signal_number(signal)?;
         let (mut life, guest) = (self.life(id)?, guest_id(&record)?);
         let patient = async {
             // One that was found again after a restart has not dialled in yet, perhaps.
@@ -413,8 +412,7 @@ impl Engine {
     /// Sends a container's process a signal; after SIGKILL it has ended when this resolves.
     pub async fn kill(&self, container: &str, signal: &str) -> Result<(), EngineError> {
         let record = self.container(container)?;
-        let number =
-            signal_number(signal).ok_or_else(|| EngineError::invalid(format!("invalid signal: {signal}")))?;
+        let number = signal_number(signal)?;
         require_running(&record)?;
         if number == SIGKILL {
             // Also while somebody waits for a stop in peace, or for a start.

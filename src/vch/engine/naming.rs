@@ -2,6 +2,8 @@
 
 use nix::{libc, sys::signal::Signal};
 
+use super::error::EngineError;
+
 const ADJECTIVES: [&str; 24] = [
     "agile", "amber", "bold", "brave", "bright", "calm", "clever", "deft", "eager", "fair", "fleet",
     "gentle", "keen", "kind", "lively", "lucid", "merry", "noble", "quick", "quiet", "sharp", "steady",
@@ -43,7 +45,11 @@ pub(super) fn random_name(attempt: u32) -> String {
 }
 
 /// The number of a signal as Docker writes it: `SIGTERM`, `term`, `15`, `SIGRTMIN+3`.
-pub fn signal_number(text: &str) -> Option<i32> {
+pub(super) fn signal_number(text: &str) -> Result<i32, EngineError> {
+    parse_signal(text).ok_or_else(|| EngineError::invalid(format!("invalid signal: {text}")))
+}
+
+fn parse_signal(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
     }
@@ -66,10 +72,11 @@ mod tests {
     #[test]
     fn signals_have_numbers() {
         for (text, number) in [("SIGTERM", 15), ("term", 15), ("9", 9), ("SIGRTMIN+3", 37), ("HUP", 1)] {
-            assert_eq!(signal_number(text), Some(number), "{text}");
+            assert_eq!(signal_number(text), Ok(number), "{text}");
         }
         for text in ["", "0", "65", "SIGNOTHING", "SIGRTMIN+40", "SIGRTMIN+x"] {
-            assert_eq!(signal_number(text), None, "{text}");
+            let error = signal_number(text).unwrap_err();
+            assert_eq!(error.to_string(), format!("invalid signal: {text}"));
         }
     }
 }
