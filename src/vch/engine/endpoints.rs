@@ -7,12 +7,13 @@ use tether_wire::value::Prefix;
 use super::{
     Engine, State,
     error::EngineError,
+    guests::gateway_endpoint,
     networks::{HOST, NO_NETWORK},
     new_id,
     record::{Active, Container, Endpoint, Network, Phase},
 };
 use crate::{
-    ipam::{IpamError, Subnet},
+    ipam::IpamError,
     mac,
     machine::{Nic, NicModel, tap::Tap},
     store::Change,
@@ -51,13 +52,12 @@ impl Engine {
             record.endpoints.push(endpoint);
             super::containers::check_documents(&record, &state.networks)?;
             super::publish::check_ports(&record, &state.networks)?;
+            let mut networks = Vec::new();
             if up {
-                let mut networks = vec![network.clone()];
+                networks.push(network.clone());
                 reserve(&mut record, &mut networks)?;
-                state.commit(&self.shared.store, record, networks)?;
-            } else {
-                state.commit(&self.shared.store, record, Vec::new())?;
             }
+            state.commit(&self.shared.store, record, networks)?;
             (network, up)
         };
         if !up {
@@ -83,7 +83,7 @@ impl Engine {
             let network = match state.network(network) {
                 Ok(network) => network.clone(),
                 // A network that is gone can be left all the same.
-                Err(_) if force && record.endpoint(network).is_some() => Network::gone(network),
+                Err(_) if force && record.endpoint(network).is_some() => Network::none(network),
                 Err(error) => return Err(error),
             };
             if record.endpoint(&network.id).is_none() {
@@ -94,7 +94,8 @@ impl Engine {
             }
             // Its published ports lead to an address that would be gone.
             let forwards = record.run.iter().flat_map(|run| &run.published).any(|port| port.forwarded);
-            if !force && forwards && serves_ports(record, &state).as_ref() == Some(&network.id) {
+            let to = gateway_endpoint(record, &state.networks).map(|endpoint| &endpoint.network);
+            if !force && forwards && to == Some(&network.id) {
                 return Err(EngineError::conflict(format!(
                     "{}'s published ports lead to its address on {}: stop it first, or use --force",
                     record.name, network.name
@@ -137,10 +138,8 @@ impl Engine {
         };
         // Its peers do not find it any more, nor does it find them.
         self.names_changed(std::slice::from_ref(&network.id)).await;
-        if record.state.phase.is_up()
-            && let Ok(guest) = super::guests::guest_id(&record)
-        {
-            drop(self.shared.host.update_names(&guest, self.state().names(&record)));
+        if record.state.phase.is_up() {
+            drop(self.give_names(&self.state(), &record));
         }
         let mut outcome = Ok(());
         if let Some(nic) = active.active.as_ref()
@@ -163,17 +162,17 @@ impl Engine {
             self.names_changed(std::slice::from_ref(&network.id)).await;
             return outcome;
         }
-        self.give_back(network, &[active]).await?;
+        self.give_back(network, &active).await?;
         outcome
     }
 
-    /// Releases the addresses of endpoints on one network that are out of use.
-    async fn give_back(&self, network: &Network, endpoints: &[Endpoint]) -> Result<(), EngineError> {
+    /// Releases the addresses of an endpoint that is out of use.
+    async fn give_back(&self, network: &Network, endpoint: &Endpoint) -> Result<(), EngineError> {
         let released = {
             let mut state = self.state();
             // The network may be gone, and its addresses with it.
             let Some(mut now) = state.networks.get(&network.id).cloned() else { return Ok(()) };
-            let released = release(&mut now, endpoints);
+            let released = release(&mut now, endpoint);
             self.shared.store.commit(&Change::default().network(&now))?;
             state.networks.insert(now.id.clone(), now);
             released
@@ -292,7 +291,7 @@ impl State {
         let (mut networks, mut released) = (Vec::new(), Vec::new());
         for endpoint in &mut record.endpoints {
             if let Some(mut network) = self.networks.get(&endpoint.network).cloned() {
-                let addresses = release(&mut network, std::slice::from_ref(endpoint));
+                let addresses = release(&mut network, endpoint);
                 released.push((network.clone(), addresses));
                 networks.push(network);
             }
@@ -364,11 +363,6 @@ impl State {
     }
 }
 
-/// The network whose address a container's forwarded ports lead to: that of its default route.
-pub(super) fn serves_ports(container: &Container, state: &State) -> Option<String> {
-    super::guests::gateway_endpoint(container, &state.networks).map(|endpoint| endpoint.network.clone())
-}
-
 fn refuse_connection(container: &Container, network: &Network, state: &State) -> Result<(), EngineError> {
     if container.endpoint(&network.id).is_some() {
         return Err(EngineError::forbidden(format!(
@@ -434,14 +428,9 @@ fn reserve(container: &mut Container, networks: &mut [Network]) -> Result<(), En
     Ok(())
 }
 
-/// Takes the addresses of endpoints back; which these were.
-fn release(network: &mut Network, endpoints: &[Endpoint]) -> Vec<IpAddr> {
-    let pools = network.subnets.iter_mut();
-    pools
-        .flat_map(|pool: &mut Subnet| {
-            endpoints.iter().filter_map(|endpoint| pool.release(&endpoint.id)).collect::<Vec<_>>()
-        })
-        .collect()
+/// Takes the addresses of an endpoint back; which these were.
+fn release(network: &mut Network, endpoint: &Endpoint) -> Vec<IpAddr> {
+    network.subnets.iter_mut().filter_map(|pool| pool.release(&endpoint.id)).collect()
 }
 
 /// What a NIC is called towards the hypervisor.

@@ -12,6 +12,7 @@ use std::{
 use tether_host::{ApplyError, GuestId, NamesError};
 use tether_wire::{
     boot::{BootDocument, BootWorkload, HostAddress, Management, Root},
+    message::NamesApplied,
     names::{EndpointNames, NameTables, NetworkNames},
     state::{DesiredState, Dns, HostEntry, Interface, Route},
 };
@@ -89,6 +90,18 @@ impl Engine {
         }
     }
 
+    /// Gives a container's guest the names that it may know now. They are kept until it dials in;
+    /// the answer is for who waits.
+    pub(super) fn give_names(
+        &self,
+        state: &State,
+        container: &Container,
+    ) -> Option<(GuestId, impl Future<Output = Result<NamesApplied, NamesError>> + Send + use<>)> {
+        let guest = guest_id(container).ok()?;
+        let update = self.shared.host.update_names(&guest, state.names(container));
+        Some((guest, update))
+    }
+
     /// Tells every running container on these networks who can be found there now. Resolves when
     /// all have it, or after a second: who is slow gets it later.
     pub(super) async fn names_changed(&self, networks: &[String]) {
@@ -99,13 +112,7 @@ impl Engine {
                 container.state.phase.is_up()
                     && container.endpoints.iter().any(|endpoint| networks.contains(&endpoint.network))
             });
-            let guests = concerned.filter_map(|container| Some((guest_id(container).ok()?, container)));
-            guests
-                .map(|(guest, container)| {
-                    let update = self.shared.host.update_names(&guest, state.names(container));
-                    (guest, update)
-                })
-                .collect()
+            concerned.filter_map(|container| self.give_names(&state, container)).collect()
         };
         let updates = updates.into_iter().map(|(guest, update)| {
             // It goes on when nobody waits any more.

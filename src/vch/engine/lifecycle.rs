@@ -195,8 +195,7 @@ impl Engine {
             if let Some(entry) = state.containers.get_mut(&record.id) {
                 entry.keeper = Some(sender);
             }
-            // It is kept until the guest dials in; an answer is for who waits.
-            drop(self.shared.host.update_names(&guest, state.names(record)));
+            drop(self.give_names(&state, record));
         }
         let (engine, record) = (self.clone(), record.clone());
         tokio::spawn(async move {

@@ -176,18 +176,7 @@ impl Engine {
     pub(super) async fn ensure_built_in(&self) -> Result<(), EngineError> {
         let exists = |name: &str| self.state().networks.values().any(|network| network.name == name);
         if !exists(NO_NETWORK) {
-            let network = Network {
-                id: new_id(),
-                name: NO_NETWORK.to_owned(),
-                created: now(),
-                kind: NetworkKind::None,
-                bridge: None,
-                subnets: Vec::new(),
-                ipv6: false,
-                mtu: None,
-                labels: BTreeMap::new(),
-                options: BTreeMap::new(),
-            };
+            let network = Network { id: new_id(), created: now(), ..Network::none(NO_NETWORK) };
             self.add_network(&mut self.state(), network)?;
         }
         if !exists(DEFAULT_NETWORK) {

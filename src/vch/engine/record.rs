@@ -186,11 +186,11 @@ pub struct Published {
 }
 
 impl Network {
-    /// A network that is no more, to be left by those who were on it.
-    pub(super) fn gone(id: &str) -> Self {
+    /// A network that is none: its name is its id.
+    pub(super) fn none(name: &str) -> Self {
         Self {
-            id: id.to_owned(),
-            name: id.to_owned(),
+            id: name.to_owned(),
+            name: name.to_owned(),
             created: String::new(),
             kind: NetworkKind::None,
             bridge: None,
