@@ -1,20 +1,24 @@
 //! The engine: networks and containers, from what somebody asks to what is so.
 //!
 //! [`record`] says what is kept. [`networks`] and [`containers`] change it, [`lifecycle`] starts
-//! and ends machines, [`endpoints`] attaches them, [`publish`] lets the outside in, [`guests`]
+//! and ends machines, a [`keeper`] looks after each, [`ending`] says how it ended, [`recovery`]
+//! finds them again; [`endpoints`] attaches them, [`publish`] lets the outside in, [`guests`]
 //! tells the guests. What is asked comes from the Docker endpoint and the administrator; nothing
 //! here knows HTTP.
 
 pub mod containers;
 pub mod disks;
+pub mod ending;
 pub mod endpoints;
 pub mod error;
 pub mod guests;
+pub mod keeper;
 pub mod lifecycle;
 pub mod naming;
 pub mod networks;
 pub mod publish;
 pub mod record;
+pub mod recovery;
 pub mod resolver;
 
 use std::{

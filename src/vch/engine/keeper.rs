@@ -1,0 +1,225 @@
+//! Keepers: one task for each machine, which hears the guest and the machine and does what their
+//! end asks for, also when nobody asked.
+
+use std::{sync::Arc, time::Duration};
+
+use tether_host::{EventKind, Host};
+use tether_wire::message::Exit;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+
+use super::{
+    Engine,
+    ending::{DAEMON_ERROR, End, end_by_console, end_of, last_words},
+    guests::guest_id,
+    lifecycle::POWER_OFF,
+    record::Phase,
+};
+use crate::{
+    machine::{CONSOLE, CONSOLE_LIMIT, Machine, qemu::bound_console},
+    workload::streams,
+};
+
+/// How long the last output may take after the workload's end: longer than those who are attached
+/// may hold it up.
+const LAST_OUTPUT: Duration = Duration::from_secs(15);
+/// How often consoles are kept from growing.
+const CONSOLE_PERIOD: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Has a task look after a machine from now on.
+    pub(super) fn keep(
+        &self,
+        id: &str,
+        machine: Arc<dyn Machine>,
+        events: mpsc::Receiver<EventKind>,
+        again: bool,
+    ) {
+        let hub = {
+            let mut state = self.state();
+            let entry = state.containers.get_mut(id);
+            // It was refused or killed before there was a machine to end.
+            let unwanted = entry.as_ref().is_none_or(|entry| {
+                entry.record.state.phase == Phase::Starting
+                    && (entry.killed.is_some() || !entry.record.state.error.is_empty())
+            });
+            if unwanted {
+                let machine = Arc::clone(&machine);
+                tokio::spawn(async move { machine.kill().await });
+            }
+            let Some(entry) = entry else { return };
+            entry.machine = Some(Arc::clone(&machine));
+            Arc::clone(&entry.hub)
+        };
+        let (over, said_everything) = watch::channel(false);
+        let (log, port) = (self.log_path(id), Arc::clone(&machine));
+        let name = id.to_owned();
+        let carried = tokio::spawn(async move {
+            let mut again = again;
+            // Until it is aborted: a full disk may have room again.
+            loop {
+                let carried = match port.streams().await {
+                    Ok(port) => streams::carry(port, &hub, &log, again, &over).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = carried {
+                    tracing::warn!(container = name, "its streams: {error}; trying again");
+                }
+                again = true;
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let keeper = Keeper { engine: self.clone(), id: id.to_owned(), machine, events, said_everything };
+        tokio::spawn(async move {
+            let (end, Keeper { engine, id, .. }) = keeper.run().await;
+            carried.abort();
+            engine.take_down(&id, &end).await;
+        });
+    }
+
+    /// Hands every guest's events to its keeper, for as long as this process runs.
+    pub(super) async fn distribute(&self, host: Host) {
+        let mut events = host.events();
+        loop {
+            match events.recv().await {
+                Ok(event) => {
+                    let keeper = {
+                        let state = self.state();
+                        state.containers.get(&event.guest.to_string()).and_then(|entry| entry.keeper.clone())
+                    };
+                    match (keeper, &event.kind) {
+                        // What a keeper looks at. A guest that floods loses its own, nobody else's.
+                        (Some(keeper), EventKind::Guest(_) | EventKind::WorkloadExited(_)) => {
+                            let _ = keeper.try_send(event.kind);
+                        }
+                        (None, EventKind::Refused { reason }) => {
+                            tracing::warn!(guest = %event.guest, "refused: {reason}");
+                        }
+                        _ => {}
+                    }
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(lost)) => {
+                    tracing::error!("{lost} events of guests are lost");
+                }
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+/// Looks after one machine.
+struct Keeper {
+    engine: Engine,
+    id: String,
+    machine: Arc<dyn Machine>,
+    events: mpsc::Receiver<EventKind>,
+    said_everything: watch::Receiver<bool>,
+}
+
+impl Keeper {
+    /// Runs until the machine has ended. How, and itself.
+    async fn run(mut self) -> (End, Self) {
+        let mut exit: Option<Exit> = None;
+        let mut deadline = None;
+        let mut period = interval(CONSOLE_PERIOD);
+        period.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let directory = self.engine.machine_directory(&self.id);
+        let machine = Arc::clone(&self.machine);
+        let ended = machine.ended();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                () = &mut ended => break,
+                event = self.events.recv() => match event {
+                    Some(EventKind::Guest(event)) => match event.kind {
+                        tether_wire::message::EventKind::WorkloadStarted { .. } => self.running().await,
+                    },
+                    Some(EventKind::WorkloadExited(how)) if exit.is_none() => {
+                        self.exited(&how).await;
+                        exit = Some(how);
+                        deadline = Some(Instant::now() + POWER_OFF);
+                    }
+                    // Told again by a guest that has not heard that it is noted.
+                    Some(EventKind::WorkloadExited(_)) => self.seen(),
+                    Some(_) => {}
+                    None => {
+                        // Nobody knows this container any more.
+                        self.machine.kill().await;
+                        break;
+                    }
+                },
+                _ = period.tick() => {
+                    // There may be no console yet.
+                    let _ = bound_console(&directory, CONSOLE_LIMIT);
+                }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    self.machine.kill().await;
+                }
+            }
+        }
+        let killed = self.engine.state().containers.get(&self.id).and_then(|entry| entry.killed);
+        let failed =
+            self.engine.state().containers.get(&self.id).map(|entry| entry.record.state.error.clone());
+        let end = match (exit, killed) {
+            (Some(exit), _) => end_of(&exit),
+            (None, killed) => match (failed.filter(|failed| !failed.is_empty()), killed) {
+                (Some(error), _) => {
+                    let words = last_words(&directory.join(CONSOLE));
+                    End { code: DAEMON_ERROR, error: format!("{error}{words}") }
+                }
+                (None, Some(signal)) => End { code: 128 + i64::from(signal), error: String::new() },
+                (None, None) => end_by_console(&directory.join(CONSOLE)),
+            },
+        };
+        (end, self)
+    }
+
+    /// The workload runs: peers find it from now on.
+    async fn running(&self) {
+        // A guest may say it again; it is one start all the same.
+        if !self.engine.container(&self.id).is_ok_and(|record| record.state.phase == Phase::Starting) {
+            return;
+        }
+        let noted = self.engine.update(&self.id, |record| {
+            record.state.phase = Phase::Running;
+            record.endpoints.iter().map(|endpoint| endpoint.network.clone()).collect::<Vec<_>>()
+        });
+        match noted {
+            Ok(networks) => self.engine.names_changed(&networks).await,
+            Err(error) => tracing::error!(container = self.id, "{error}"),
+        }
+        if let Some(entry) = self.engine.state().containers.get(&self.id) {
+            entry.tell();
+        }
+    }
+
+    /// The workload has ended. That is written down before the guest is told that it is noted:
+    /// the guest goes away then, and takes what it knows with it.
+    async fn exited(&mut self, how: &Exit) {
+        let code = end_of(how).code;
+        let noted = self.engine.update(&self.id, |record| {
+            if let Some(run) = &mut record.run {
+                run.exit = Some(code);
+            }
+            record.auto_remove()
+        });
+        // What it said last is worth waiting for, but not for ever.
+        let _ = timeout(LAST_OUTPUT, self.said_everything.wait_for(|over| *over)).await;
+        match noted {
+            // Its file system goes with it: nobody needs it written.
+            Ok(true) => self.machine.kill().await,
+            Ok(false) => self.seen(),
+            Err(error) => tracing::error!(container = self.id, "{error}"),
+        }
+    }
+
+    fn seen(&self) {
+        if let Ok(record) = self.engine.container(&self.id)
+            && let Ok(guest) = guest_id(&record)
+        {
+            self.engine.shared.host.exit_seen(&guest);
+        }
+    }
+}
