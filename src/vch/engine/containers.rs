@@ -267,7 +267,7 @@ impl Entry {
             machine: None,
             keeper: None,
             taken: Vec::new(),
-            killed: None,
+            killed: false,
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     Engine,
     ending::{DAEMON_ERROR, End, end_by_console, end_of, last_words},
     guests::guest_id,
-    lifecycle::POWER_OFF,
+    lifecycle::{POWER_OFF, SIGKILL},
     record::Phase,
 };
 use crate::{
@@ -43,7 +43,7 @@ impl Engine {
             // It was refused or killed before there was a machine to end.
             let unwanted = entry.as_ref().is_none_or(|entry| {
                 entry.record.state.phase == Phase::Starting
-                    && (entry.killed.is_some() || !entry.record.state.error.is_empty())
+                    && (entry.killed || !entry.record.state.error.is_empty())
             });
             if unwanted {
                 let machine = Arc::clone(&machine);
@@ -159,19 +159,19 @@ impl Keeper {
                 }
             }
         }
-        let killed = self.engine.state().containers.get(&self.id).and_then(|entry| entry.killed);
-        let failed =
-            self.engine.state().containers.get(&self.id).map(|entry| entry.record.state.error.clone());
-        let end = match (exit, killed) {
-            (Some(exit), _) => end_of(&exit),
-            (None, killed) => match (failed.filter(|failed| !failed.is_empty()), killed) {
-                (Some(error), _) => {
-                    let words = last_words(&directory.join(CONSOLE));
-                    End { code: DAEMON_ERROR, error: format!("{error}{words}") }
-                }
-                (None, Some(signal)) => End { code: 128 + i64::from(signal), error: String::new() },
-                (None, None) => end_by_console(&directory.join(CONSOLE)),
-            },
+        let console = directory.join(CONSOLE);
+        let (error, killed) = {
+            let state = self.engine.state();
+            let entry = state.containers.get(&self.id);
+            entry.map(|entry| (entry.record.state.error.clone(), entry.killed)).unwrap_or_default()
+        };
+        let end = match exit {
+            Some(exit) => end_of(&exit),
+            None if !error.is_empty() => {
+                End { code: DAEMON_ERROR, error: format!("{error}{}", last_words(&console)) }
+            }
+            None if killed => end_of(&Exit::Signal(SIGKILL)),
+            None => end_by_console(&console),
         };
         (end, self)
     }

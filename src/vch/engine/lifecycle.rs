@@ -40,7 +40,7 @@ pub(super) const POWER_OFF: Duration = Duration::from_secs(15);
 /// How many events of a guest wait for its keeper.
 const EVENTS: usize = 64;
 
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 
 impl Engine {
     /// Starts a container. Resolves when its workload runs, in a network that its guest has
@@ -83,16 +83,11 @@ impl Engine {
         Err(error)
     }
 
-    /// Does everything until the machine is on its way.
+    /// Does everything until the machine is on its way. What was reserved when it fails is the
+    /// caller's to release.
     async fn bring_up(&self, id: &str) -> Result<(), EngineError> {
         let record = self.reserve_all(id)?;
-        let (published, taken) = match self.take_ports(&record) {
-            Ok(ports) => ports,
-            Err(error) => {
-                self.release_all(id).await?;
-                return Err(error);
-            }
-        };
+        let (published, taken) = self.take_ports(&record)?;
         let record = {
             let mut state = self.state();
             let hosts = extra_hosts(&record, &state.networks)?;
@@ -108,7 +103,7 @@ impl Engine {
             state.commit(&self.shared.store, record.clone(), Vec::new())?;
             if let Some(entry) = state.containers.get_mut(id) {
                 entry.taken = taken;
-                entry.killed = None;
+                entry.killed = false;
                 entry.tell();
             }
             record
@@ -362,7 +357,7 @@ impl Engine {
         let machine = {
             let mut state = self.state();
             let Some(entry) = state.containers.get_mut(id) else { return };
-            entry.killed = Some(SIGKILL);
+            entry.killed = true;
             entry.machine.clone()
         };
         let Some(machine) = machine else { return };

@@ -111,8 +111,8 @@ struct Entry {
     /// Where what its guest says is taken note of.
     keeper: Option<mpsc::Sender<tether_host::EventKind>>,
     taken: Vec<Taken>,
-    /// Why its machine is being killed, so that its end is told right.
-    killed: Option<i32>,
+    /// Somebody ends its machine by SIGKILL: its end is told as that.
+    killed: bool,
 }
 
 /// What those who wait for a container watch.
