@@ -15,7 +15,7 @@ use super::{Answer, body::full, query::Query, value};
 use crate::{
     engine::{Engine, error::EngineError},
     workload::{
-        log::{self, Record},
+        log::Record,
         streams::{Hub, Input},
     },
 };
@@ -59,12 +59,7 @@ pub async fn attach(
     };
     // Attached before the log is read: nothing falls between the two.
     let coming = query.is("stream").then(|| hub.attach());
-    let path = engine.log_path(&container.id);
-    let kept = if query.is("logs") {
-        tokio::task::spawn_blocking(move || log::read(&path)).await.map_err(EngineError::internal)?
-    } else {
-        Vec::new()
-    };
+    let kept = if query.is("logs") { engine.output(&container.id).await? } else { Vec::new() };
     let upgrade = request.headers().get(header::UPGRADE).cloned();
     // The connection counts as a client's for as long as it is one.
     let permit = request.extensions_mut().remove::<Arc<OwnedSemaphorePermit>>();
@@ -133,9 +128,9 @@ async fn tell(
     }
     let Some(mut coming) = coming else { return Ok(()) };
     // What came while the log was read is in both.
-    let known = kept.last().map(|last| (last.time, last.offset));
+    let known = kept.last().map(Record::position);
     while let Some(record) = coming.recv().await {
-        if known.is_some_and(|known| (record.time, record.offset) <= known) {
+        if known.is_some_and(|known| record.position() <= known) {
             continue;
         }
         tell_one(write, wants, &record).await?;

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::{Answer, attach::framed, body::stream, query::Query, value};
 use crate::{
     engine::{Engine, error::EngineError},
-    workload::log::{self, Record},
+    workload::log::Record,
 };
 
 /// How long a client may take to read on.
@@ -53,11 +53,10 @@ pub async fn logs(engine: &Engine, id: &str, query: &Query) -> Answer {
         Some(text) => text.parse::<usize>().ok(),
     };
     // Attached before the log is read: what comes in between is there twice, and told by its
-    // offset.
+    // position.
     let coming = follow.then(|| hub.attach());
-    let path = engine.log_path(&container.id);
-    let kept = tokio::task::spawn_blocking(move || log::read(&path)).await.map_err(EngineError::internal)?;
-    let known = kept.last().map(|last| (last.time, last.offset));
+    let kept = engine.output(&container.id).await?;
+    let known = kept.last().map(Record::position);
     let kind = if wants.terminal {
         "application/vnd.docker.raw-stream"
     } else {
@@ -87,7 +86,7 @@ pub async fn logs(engine: &Engine, id: &str, query: &Query) -> Answer {
                 () = sender.closed() => return,
             };
             let Some(record) = record else { return };
-            let new = known.is_none_or(|known| (record.time, record.offset) > known);
+            let new = known.is_none_or(|known| record.position() > known);
             if new && wants.wants(&record) && sender.send(wants.show(&record)).await.is_err() {
                 return;
             }

@@ -46,7 +46,10 @@ use crate::{
     network::Networks,
     reserved::{Ports, Taken},
     store::{Change, Store},
-    workload::streams::Hub,
+    workload::{
+        log::{self, Record},
+        streams::Hub,
+    },
 };
 
 /// What the management network's bridge is marked with, in place of a network's id.
@@ -276,6 +279,12 @@ impl Engine {
     /// The container's life, to be watched.
     pub fn life(&self, text: &str) -> Result<watch::Receiver<Life>, EngineError> {
         Ok(self.state().entry(text)?.life.subscribe())
+    }
+
+    /// What is kept of a container's output, oldest first.
+    pub async fn output(&self, id: &str) -> Result<Vec<Record>, EngineError> {
+        let path = self.log_path(id);
+        tokio::task::spawn_blocking(move || log::read(&path)).await.map_err(EngineError::internal)
     }
 
     /// The file with a container's log.

@@ -33,6 +33,14 @@ pub struct Record {
     pub bytes: Vec<u8>,
 }
 
+impl Record {
+    /// Where it is among all of a container's records: the time tells runs apart, which count from
+    /// 0 each.
+    pub fn position(&self) -> (SystemTime, u64) {
+        (self.time, self.offset)
+    }
+}
+
 /// The log of one container, open for writing.
 #[derive(Debug)]
 pub struct Log {
