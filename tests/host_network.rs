@@ -14,7 +14,7 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use tether_tests::Space;
 use vch::{
-    firewall::{self, Bridge, Kind, Management, Published, Rules, Table},
+    firewall::{self, Bridge, Kind, Management, Published, Rules},
     network::Networks,
     reserved::Protocol,
 };
@@ -137,7 +137,6 @@ struct Stage {
 impl Stage {
     fn new() -> Self {
         let rules = Rules {
-            table: Table::default(),
             management: Management {
                 bridge: "vch-management".parse().expect("a name"),
                 address: "10.99.0.1/16".parse().expect("a prefix"),
@@ -503,8 +502,8 @@ fn a_connection_outlives_the_table_and_nothing_outlives_removal() {
     stage.apply();
     unreachable(&stage.outside, "192.0.2.1:9019");
     on(&stage.host, async |_| {
-        firewall::remove(Table::default()).await.expect("it is there");
-        firewall::remove(Table::default()).await.expect("it is not there");
+        firewall::remove().await.expect("it is there");
+        firewall::remove().await.expect("it is not there");
     });
     assert_eq!(stage.host.run("nft list ruleset"), before);
     unreachable(&stage.outside, "192.0.2.1:8080");

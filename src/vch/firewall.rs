@@ -25,27 +25,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The most of what `nft` says that is passed on.
 const SHOWN: usize = 300;
 
-/// The table's name, `vch` or, for one of several hosts in one network namespace, `vch-7`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Table(Option<u32>);
-
-impl Table {
-    /// The table of one of several hosts in one network namespace.
-    pub fn numbered(number: u32) -> Self {
-        Self(Some(number))
-    }
-
-    /// Its name.
-    pub fn name(self) -> String {
-        self.0.map_or_else(|| "vch".to_owned(), |number| format!("vch-{number}"))
-    }
-}
-
 /// Everything the table follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Which table.
-    pub table: Table,
     /// The network that carries the tether.
     pub management: Management,
     /// Where the Docker endpoint listens on TCP; `0.0.0.0` and `::` are every address. None of
@@ -148,8 +130,8 @@ pub async fn apply(rules: &Rules) -> Result<(), FirewallError> {
 }
 
 /// Removes the table, if there is one.
-pub async fn remove(table: Table) -> Result<(), FirewallError> {
-    run("remove its table", table::removal(table.name())).await
+pub async fn remove() -> Result<(), FirewallError> {
+    run("remove its table", table::removal()).await
 }
 
 async fn run(what: &'static str, transaction: Nftables<'static>) -> Result<(), FirewallError> {

@@ -243,12 +243,6 @@ impl Subnet {
     }
 }
 
-/// The subnet among a network's subnets that has the address.
-pub fn subnet_of(subnets: &mut [Subnet], address: IpAddr) -> Result<&mut Subnet, IpamError> {
-    let found = subnets.iter_mut().find(|subnet| subnet.subnet.contains(address));
-    found.ok_or(IpamError::Outside(address))
-}
-
 /// The addresses a container or the gateway may have: not the network's own (for IPv6 that of
 /// any of its routers, RFC 4291 section 2.6.1) and not the broadcast address.
 fn hosts(subnet: Prefix) -> RangeInclusive<u128> {
@@ -443,9 +437,6 @@ mod tests {
         let error = net.reserve("c", Some(ip("10.0.0.1"))).unwrap_err().to_string();
         let says = "invalid address 10.0.0.1: It does not belong to any of this network's subnets";
         assert_eq!(error, says);
-        let mut both = [net, subnet("fd00::/64")];
-        assert_eq!(subnet_of(&mut both, ip("fd00::5")).unwrap().subnet(), prefix("fd00::/64"));
-        assert_eq!(subnet_of(&mut both, ip("fd01::5")).unwrap_err(), IpamError::Outside(ip("fd01::5")));
     }
 
     #[test]

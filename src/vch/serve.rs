@@ -19,7 +19,6 @@ use crate::{
         listen::{ListenError, Service, serve_tls, serve_unix},
     },
     engine::{Engine, Settings, error::EngineError},
-    firewall::Table,
     machine::{Image, MachineError, accelerator, qemu::Qemu},
 };
 
@@ -91,7 +90,6 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         management_address: Prefix::link_local(HOST_IDENTIFIER),
         port: config.management.port,
         endpoint: tls.iter().map(|(address, _)| *address).collect(),
-        table: Table::default(),
     };
     let hypervisor = Box::new(Qemu::new(image, found));
     let engine = Engine::open(settings, hypervisor, config.external.clone()).await?;

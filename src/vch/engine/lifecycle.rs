@@ -382,7 +382,7 @@ impl Engine {
         futures_util::future::join_all(stops).await;
         // Whoever starts a container now gets no rule for it.
         let mut in_place = self.shared.filter.lock().await;
-        if let Err(error) = firewall::remove(self.shared.settings.table).await {
+        if let Err(error) = firewall::remove().await {
             tracing::error!("{error}");
         }
         *in_place = None;

@@ -39,7 +39,7 @@ use self::{
     record::{Container, Network, NetworkKind, Phase},
 };
 use crate::{
-    firewall::{Rules, Table},
+    firewall::Rules,
     image::{ImageError, Images},
     mac,
     machine::{Hypervisor, Machine},
@@ -70,8 +70,6 @@ pub struct Settings {
     pub port: u16,
     /// Where the Docker endpoint listens on TCP.
     pub endpoint: Vec<std::net::SocketAddr>,
-    /// The packet filter's table.
-    pub table: Table,
 }
 
 /// The engine. Clones are the same engine.

@@ -113,7 +113,6 @@ impl State {
         let records = self.containers.values().map(|entry| &entry.record);
         let published = records.flat_map(|container| self.forwarded(container));
         Rules {
-            table: settings.table,
             management: Management {
                 bridge: settings.management_bridge.clone(),
                 address: settings.management_address,

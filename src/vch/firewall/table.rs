@@ -20,6 +20,8 @@ use tether_wire::value::{IfName, Prefix, is_link_local};
 
 use super::{Bridge, Kind, Protocol, Published, Rules};
 
+/// The table's name.
+const TABLE: &str = "vch";
 /// Maps of published ports: to the container's address, and to its port.
 const ANY4: [&str; 2] = ["any4", "any4_port"];
 const ANY6: [&str; 2] = ["any6", "any6_port"];
@@ -34,7 +36,7 @@ type Stmt = Statement<'static>;
 
 /// The transaction that puts the table in place, whether or not there is one already.
 pub(super) fn ruleset(rules: &Rules) -> Nftables<'static> {
-    let mut table = Builder::new(rules.table.name());
+    let mut table = Builder::new();
     table.sets(rules);
     table.published(&rules.published, &rules.bridges);
     table.guard();
@@ -48,28 +50,29 @@ pub(super) fn ruleset(rules: &Rules) -> Nftables<'static> {
 }
 
 /// The transaction that removes the table: one that is not there is added first.
-pub(super) fn removal(name: String) -> Nftables<'static> {
+pub(super) fn removal() -> Nftables<'static> {
     let mut batch = Batch::new();
-    let table = Table { family: NfFamily::INet, name: name.into(), handle: None };
-    batch.add(NfListObject::Table(table.clone()));
-    batch.delete(NfListObject::Table(table));
+    batch.add(NfListObject::Table(own()));
+    batch.delete(NfListObject::Table(own()));
     batch.to_nftables()
 }
 
+fn own() -> Table<'static> {
+    Table { family: NfFamily::INet, name: TABLE.into(), handle: None }
+}
+
 struct Builder {
-    name: String,
     batch: Batch<'static>,
 }
 
 impl Builder {
-    fn new(name: String) -> Self {
+    fn new() -> Self {
         let mut batch = Batch::new();
-        let table = Table { family: NfFamily::INet, name: name.clone().into(), handle: None };
         // Delete fails when there is nothing, and add is nothing when there is.
-        batch.add(NfListObject::Table(table.clone()));
-        batch.delete(NfListObject::Table(table.clone()));
-        batch.add(NfListObject::Table(table));
-        Self { name, batch }
+        batch.add(NfListObject::Table(own()));
+        batch.delete(NfListObject::Table(own()));
+        batch.add(NfListObject::Table(own()));
+        Self { batch }
     }
 
     /// Everybody's interfaces and addresses, by what they may do.
@@ -292,7 +295,7 @@ impl Builder {
     fn set(&mut self, name: &'static str, key: &[SetType], intervals: bool, elements: Vec<Expr>) {
         let set = Set {
             family: NfFamily::INet,
-            table: self.name.clone().into(),
+            table: TABLE.into(),
             name: name.into(),
             set_type: set_type(key),
             flags: intervals.then(|| HashSet::from([SetFlag::Interval])),
@@ -305,7 +308,7 @@ impl Builder {
     fn map(&mut self, name: &'static str, key: &[SetType], value: SetType, elements: Vec<Expr>) {
         let map = nftables::schema::Map {
             family: NfFamily::INet,
-            table: self.name.clone().into(),
+            table: TABLE.into(),
             name: name.into(),
             set_type: set_type(key),
             map: set_type(&[value]),
@@ -318,7 +321,7 @@ impl Builder {
     fn base(&mut self, name: &'static str, kind: NfChainType, hook: NfHook, priority: i32) {
         self.batch.add(NfListObject::Chain(Chain {
             family: NfFamily::INet,
-            table: self.name.clone().into(),
+            table: TABLE.into(),
             name: name.into(),
             _type: Some(kind),
             hook: Some(hook),
@@ -329,15 +332,15 @@ impl Builder {
     }
 
     fn chain(&mut self, name: &'static str) {
-        let table = self.name.clone().into();
-        let chain = Chain { family: NfFamily::INet, table, name: name.into(), ..Chain::default() };
+        let (table, name) = (TABLE.into(), name.into());
+        let chain = Chain { family: NfFamily::INet, table, name, ..Chain::default() };
         self.batch.add(NfListObject::Chain(chain));
     }
 
     fn rule(&mut self, chain: &'static str, statements: Vec<Stmt>) {
         self.batch.add(NfListObject::Rule(Rule {
             family: NfFamily::INet,
-            table: self.name.clone().into(),
+            table: TABLE.into(),
             chain: chain.into(),
             expr: statements.into(),
             ..Rule::default()
@@ -498,7 +501,6 @@ mod tests {
         };
         let management = "vch-management".parse().unwrap();
         Rules {
-            table: crate::firewall::Table::numbered(7),
             management: Management { bridge: management, address: Prefix::link_local(1), port: 7 },
             endpoint: Vec::new(),
             bridges: vec![Bridge { name: bridge.clone(), subnets: Vec::new(), kind }],
@@ -511,7 +513,7 @@ mod tests {
         let transaction = serde_json::to_value(ruleset(rules)).unwrap();
         let objects = transaction["nftables"].as_array().unwrap();
         let map = objects.iter().find(|object| object["add"]["map"]["name"] == name).unwrap();
-        assert_eq!(map["add"]["map"]["table"], "vch-7");
+        assert_eq!(map["add"]["map"]["table"], TABLE);
         let elements = map["add"]["map"]["elem"].as_array();
         elements.into_iter().flatten().map(|element| element[1].to_string()).collect()
     }

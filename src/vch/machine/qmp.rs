@@ -111,11 +111,6 @@ impl Qmp {
         let _ = self.closed.clone().wait_for(|closed| *closed).await;
     }
 
-    /// Whether it has.
-    pub fn is_closed(&self) -> bool {
-        *self.closed.borrow()
-    }
-
     async fn send(&self, mut line: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let _turn = self.writing.lock().await;
         let descriptors = file.map(|file| [file.as_raw_fd()]);
