@@ -1,7 +1,7 @@
 //! What containers write: one sparse file each, an ext4 that grows as it is filled.
 //!
-//! The file system is made once, by `mkfs.ext4` in 25 ms, and copied: its 0.2 MB of blocks in one.
-//! millisecond where making it takes 30.
+//! The file system is made once, by `mkfs.ext4` in 25 ms, and copied from then on: its 0.2 MB of
+//! blocks in one millisecond.
 
 use std::{
     fs::{self, File, OpenOptions},

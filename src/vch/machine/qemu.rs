@@ -397,7 +397,7 @@ fn escaped(path: &Path) -> OsString {
     )
 }
 
-/// When a console that is to be kept bounded was looked at last, and what was done.
+/// Empties the console of the machine in `directory` when it is longer than `limit` bytes.
 pub fn bound_console(directory: &Path, limit: u64) -> io::Result<()> {
     let path = directory.join(CONSOLE);
     if fs::metadata(&path)?.len() > limit {
