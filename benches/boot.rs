@@ -8,7 +8,7 @@
 use std::{fs, path::Path, process::Command, time::Instant};
 
 use serde_json::Value;
-use tether_tests::{Process, Space, binary, verified, wait_for};
+use tether_tests::{Process, Space, binary, target, verified, wait_for};
 
 const RUNS: usize = 9;
 
@@ -23,8 +23,7 @@ const CONFIG: &str = r#"
 
 fn main() {
     let vch = binary("static-host");
-    let target = vch.ancestors().nth(3).expect("target/<triple>/<profile>/vch");
-    let (image, floor) = (target.join("vmimage"), target.join("vmimage-floor"));
+    let (image, floor) = (target().join("vmimage"), target().join("vmimage-floor"));
     for needed in [&image, &floor] {
         assert!(needed.join("initramfs").exists(), "{}: use scripts/bench boot", needed.display());
     }

@@ -28,7 +28,7 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tether_tests::{Process, Space, binary, wait_for};
+use tether_tests::{Process, Space, binary, docker::aim, target, wait_for};
 
 const RUNS: usize = 7;
 const PARALLEL: usize = 5;
@@ -141,9 +141,7 @@ impl Host {
         let client = env::var_os("DOCKER").unwrap_or_else(|| "docker".into());
         let mut command = Command::new("timeout");
         command.args(["--foreground", PATIENCE]).arg(client).args(arguments);
-        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display()));
-        // Nobody's configuration.
-        command.env("HOME", self.directory.path()).env_remove("DOCKER_CONFIG").env_remove("DOCKER_CONTEXT");
+        aim(&mut command, &self.socket(), self.directory.path());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }
@@ -404,10 +402,6 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn target() -> PathBuf {
-    binary("vch").ancestors().nth(3).expect("target/<triple>/<profile>/vch").to_owned()
 }
 
 fn ms(from: Instant, to: Instant) -> f64 {

@@ -9,7 +9,7 @@ use std::{fs, path::PathBuf, process::Command};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tether_tests::{Process, Space, binary};
+use tether_tests::{Process, Space, binary, target};
 
 /// A directory with the configuration, and a space with the bridges.
 struct Machines {
@@ -69,8 +69,7 @@ impl Machines {
 
 /// The image that `vmimage/build` makes.
 fn image() -> String {
-    let target = binary("static-host");
-    let directory = target.ancestors().nth(3).expect("target/<triple>/<profile>/vch").join("vmimage");
+    let directory = target().join("vmimage");
     assert!(
         directory.join("initramfs").exists(),
         "{}: run vmimage/build, or scripts/test",

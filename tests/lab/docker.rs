@@ -21,7 +21,7 @@ use nix::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Process, Space, binary, wait_for};
+use crate::{Process, Space, binary, target, wait_for};
 
 /// How long a docker command may take, in seconds.
 const PATIENCE: &str = "30";
@@ -105,9 +105,7 @@ impl Docker {
     /// `program`, to be run on the host by somebody who uses docker.
     fn within(&self, program: &str) -> Command {
         let mut command = self.host.command(program);
-        command.env("DOCKER_HOST", format!("unix://{}", self.socket().display()));
-        // No configuration, contexts or plugins of whoever runs the tests.
-        command.env("HOME", self.directory.path()).env_remove("DOCKER_CONFIG").env_remove("DOCKER_CONTEXT");
+        aim(&mut command, &self.socket(), self.directory.path());
         command
     }
 
@@ -358,6 +356,13 @@ pub fn echoed(stream: &mut TcpStream, line: &str) {
     assert_eq!(String::from_utf8_lossy(&back), line);
 }
 
+/// Has a docker client ask the host at `socket`, without the configuration, contexts or plugins of
+/// whoever runs the tests.
+pub fn aim(client: &mut Command, socket: &Path, home: &Path) {
+    client.env("DOCKER_HOST", format!("unix://{}", socket.display()));
+    client.env("HOME", home).env_remove("DOCKER_CONFIG").env_remove("DOCKER_CONTEXT");
+}
+
 fn serve(host: &Space, directory: &Path) -> Process {
     let mut command = host.command(binary("vch"));
     command.arg("serve").arg("--config").arg(directory.join("vch.toml"));
@@ -371,9 +376,4 @@ fn make_images(directory: &Path) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/images");
     let output = Command::new(script).arg(directory).output().expect("scripts/images can be started");
     assert!(output.status.success(), "scripts/images: {output:?}");
-}
-
-fn target() -> PathBuf {
-    let vch = binary("vch");
-    vch.ancestors().nth(3).expect("target/<triple>/<profile>/vch").to_owned()
 }

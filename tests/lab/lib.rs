@@ -33,11 +33,19 @@ pub const DEADLINE: Duration = Duration::from_mins(1);
 ///
 /// When it has not been built.
 pub fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let directory = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-    let path = directory.join(name);
+    let path = above_test(2).join(name);
     assert!(path.exists(), "{} is missing: run cargo build --workspace, or scripts/test", path.display());
     path
+}
+
+/// The directory of everything that is built: images are there too.
+pub fn target() -> PathBuf {
+    above_test(4)
+}
+
+fn above_test(levels: usize) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    test.ancestors().nth(levels).expect("target/<triple>/<profile>/deps/<test>").to_owned()
 }
 
 /// Asks `what` again and again until it has an answer.
