@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod boot;
 pub mod channel;
+pub mod claim;
 pub mod console;
 mod deadline;
 pub mod dns;
