@@ -8,6 +8,7 @@ use std::{
     fmt::Write as _,
     fs, io,
     io::Write as _,
+    net::IpAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -16,10 +17,13 @@ use nix::{
     errno::Errno,
     unistd::{gethostname, sethostname},
 };
-use tether_wire::{check::Desired, problem::Problem, upstream::EMBEDDED_DNS};
+use tether_wire::{check::Desired, problem::Problem, upstream::EMBEDDED_DNS, value::is_link_local};
 
 const BLOCK_BEGIN: &str = "# tether begin: what stands up to \"tether end\" is made by tether";
 const BLOCK_END: &str = "# tether end";
+
+/// Where the kernel shows its domain name (`setdomainname(2)`) and lets it be set.
+const DOMAINNAME: &str = "/proc/sys/kernel/domainname";
 
 /// The files and the host name of one guest.
 #[derive(Debug)]
@@ -40,6 +44,7 @@ pub struct Snapshot {
     resolv_conf: Option<Vec<u8>>,
     last: Option<String>,
     hostname: Option<std::ffi::OsString>,
+    domain: Option<String>,
     hostname_file: Option<Vec<u8>>,
 }
 
@@ -61,6 +66,7 @@ impl Files {
             resolv_conf: fs::read(self.etc.join("resolv.conf")).ok(),
             last: self.resolv_conf.clone(),
             hostname: gethostname().ok(),
+            domain: domainname(),
             hostname_file: fs::read(self.etc.join("hostname")).ok(),
         }
     }
@@ -75,6 +81,13 @@ impl Files {
                     "hostname",
                     format!("cannot be set: {errno:?}; tether needs CAP_SYS_ADMIN for it"),
                 )
+            })?;
+        }
+        if let Some(domain) = &desired.domain
+            && domainname().as_ref() != Some(domain)
+        {
+            fs::write(DOMAINNAME, domain).map_err(|error| {
+                Problem::new("domain", format!("cannot be set: {error}; tether needs CAP_SYS_ADMIN for it"))
             })?;
         }
         if self.shown
@@ -103,6 +116,14 @@ impl Files {
         Ok(())
     }
 
+    /// Takes resolv.conf to have been written for `desired`, by an agent before this one: what a
+    /// container has made of it since is left alone.
+    pub fn assume(&mut self, desired: &Desired) {
+        if self.etc.join("resolv.conf").exists() {
+            self.resolv_conf = Some(resolv_conf(desired));
+        }
+    }
+
     /// Goes back to `before`. Says whether everything is as it was.
     pub fn restore(&mut self, before: &Snapshot) -> bool {
         self.resolv_conf.clone_from(&before.last);
@@ -110,6 +131,10 @@ impl Files {
             .hostname
             .as_ref()
             .is_none_or(|name| gethostname().is_ok_and(|now| now == *name) || sethostname(name).is_ok());
+        let domain = before.domain.as_ref();
+        let in_domain = domain.is_none_or(|domain| {
+            domainname().as_ref() == Some(domain) || fs::write(DOMAINNAME, domain).is_ok()
+        });
         let this = &*self;
         let put_back = |name: &str, content: &Option<Vec<u8>>| {
             let path = self.etc.join(name);
@@ -124,12 +149,20 @@ impl Files {
         let hosts = put_back("hosts", &before.hosts);
         let resolv_conf = put_back("resolv.conf", &before.resolv_conf);
         let hostname = !self.shown || put_back("hostname", &before.hostname_file);
-        named && hosts && resolv_conf && hostname
+        named && in_domain && hosts && resolv_conf && hostname
     }
 
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         if self.shown { fs::write(path, content) } else { write(path, content) }
     }
+}
+
+/// The kernel's domain name, empty where it was never set.
+fn domainname() -> Option<String> {
+    fs::read_to_string(DOMAINNAME).ok().map(|name| match name.trim_end() {
+        "(none)" => String::new(),
+        name => name.to_owned(),
+    })
 }
 
 fn cannot_write(field: &str, path: &Path, error: &io::Error) -> Problem {
@@ -162,9 +195,17 @@ fn hosts_block(desired: &Desired) -> String {
     if let Some(name) = &desired.hostname {
         // The name leads to the addresses others reach this guest by, never to 127.0.1.1, which
         // a program would announce to its peers.
-        let short = name.split_once('.').map(|(short, _)| format!(" {short}")).unwrap_or_default();
-        for prefix in desired.interfaces.iter().flat_map(|interface| &interface.addresses) {
-            let _ = writeln!(block, "{} {name}{short}", prefix.address());
+        let names = match (&desired.domain, name.split_once('.')) {
+            (Some(domain), None) => format!("{name}.{domain} {name}"),
+            (_, Some((short, _))) => format!("{name} {short}"),
+            (None, None) => name.clone(),
+        };
+        // The loopback interface's addresses and those of one link mean nothing to others.
+        let others = |address: &IpAddr| !address.is_loopback() && !is_link_local(*address);
+        let interfaces = desired.interfaces.iter().filter(|interface| interface.name.as_str() != "lo");
+        let addresses = interfaces.flat_map(|interface| &interface.addresses);
+        for address in addresses.map(|address| address.prefix.address()).filter(others) {
+            let _ = writeln!(block, "{address} {names}");
         }
     }
     for host in &desired.hosts {
@@ -217,7 +258,7 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tether_wire::state::{DesiredState, Dns, HostEntry, Interface};
+    use tether_wire::state::{DesiredState, Dns, HostEntry, Interface, Match};
 
     use super::*;
 
@@ -225,7 +266,7 @@ mod tests {
         let state = DesiredState {
             hostname: "server.example".into(),
             interfaces: vec![Interface {
-                mac: "02:42:ac:12:00:02".into(),
+                matching: Some(Match::of_mac("02:42:ac:12:00:02")),
                 name: "eth0".into(),
                 addresses: vec!["172.18.0.2/16".into()],
                 ..Interface::default()

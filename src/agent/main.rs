@@ -14,7 +14,8 @@ use tether::{
 const HELP: &str = "\
 tether - the network agent inside a container VM
 
-usage: tether run [--boot FILE] [--state FILE] [--etc DIR] [--log LEVEL]
+usage: tether run [--boot FILE] [--state FILE] [--etc DIR] [--run DIR]
+                  [--log LEVEL]
        tether --version | --help
 
   --boot FILE   the boot document (JSON): who this guest is and where its host
@@ -24,6 +25,8 @@ usage: tether run [--boot FILE] [--state FILE] [--etc DIR] [--log LEVEL]
                 It is read again at each SIGHUP; every time one line of JSON on
                 standard output says what came of it.
   --etc DIR     where hosts and resolv.conf are written (default: /etc)
+  --run DIR     where it notes what to go back to should it be killed
+                (default: /run/tether)
   --log LEVEL   error, warn, info (default), debug or trace, on standard error
 
 As process 1 it needs no arguments: it mounts what is needed, loads the image's
@@ -101,6 +104,7 @@ fn parse() -> Result<Command, lexopt::Error> {
             Long("boot") => options.boot = Some(PathBuf::from(arguments.value()?)),
             Long("state") => options.state = Some(PathBuf::from(arguments.value()?)),
             Long("etc") => options.etc = Some(PathBuf::from(arguments.value()?)),
+            Long("run") => options.run = Some(PathBuf::from(arguments.value()?)),
             Long("log") => log = Some(arguments.value()?.string()?),
             Value(word) if command.is_none() && word == "run" => command = Some(()),
             other => return Err(other.unexpected()),

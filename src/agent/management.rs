@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     kernel::{Kernel, KernelError},
-    plan::{Address, KernelState, Link, Operation},
+    plan::{Address, KernelState, Link, LinkKind, Named, Operation},
 };
 
 /// The protocol number on the management NIC's static address: not the desired state's, which
@@ -75,20 +75,23 @@ impl Management {
     async fn step(&self) -> Result<Step, KernelError> {
         let state = self.kernel.observe().await?;
         let mac = self.tether.mac;
-        let Some(link) = state.links.iter().find(|link| link.mac == Some(mac) && !link.stacked) else {
+        let Some(link) =
+            state.links.iter().find(|link| link.mac == Some(mac) && link.kind == LinkKind::Device)
+        else {
             return Ok(Step::Wait(format!("no interface has {mac}, the management NIC's address")));
         };
         match next_operation(&state, link, &self.tether) {
             Ok(operation) => {
-                if matches!(operation, Operation::LinkUp { .. }) {
+                if matches!(operation, Operation::LinkUp(_)) {
                     quieten(&link.name);
                 }
                 tracing::debug!(%operation);
-                match self.kernel.carry_out(&operation).await {
-                    // The kernel makes the same link-local address in its own time.
-                    Err(error) if operation.is_new_address() && error.says_exists() => Ok(Step::Done),
-                    answer => answer.map(|()| Step::Done),
-                }
+                // The kernel makes the same link-local address in its own time.
+                let tolerated = |operation: &Operation, error: &KernelError| {
+                    operation.is_new_address() && error.says_exists()
+                };
+                let carried_out = self.kernel.carry_out(&[operation], tolerated).await;
+                carried_out.map(|()| Step::Done).map_err(|refusal| refusal.error)
             }
             Err(Some(what)) => Ok(Step::Wait(format!("{}, the management NIC, has no {what}", link.name))),
             Err(None) => Ok(Step::Ready(link.index)),
@@ -114,11 +117,10 @@ fn next_operation(
 ) -> Result<Operation, Option<&'static str>> {
     let named = link.name == NAME || state.links.iter().any(|other| other.name == NAME);
     if !link.up && !named {
-        let (from, to) = (link.name.clone(), NAME.to_owned());
-        return Ok(Operation::Rename { link: link.index, from, to });
+        return Ok(Operation::Rename(Named::of(link), NAME.to_owned()));
     }
     if !link.up {
-        return Ok(Operation::LinkUp { link: link.index, name: link.name.clone() });
+        return Ok(Operation::LinkUp(Named::of(link)));
     }
     let wanted = |prefix: Prefix| match tether.address {
         Some(address) => prefix == address,

@@ -1,16 +1,22 @@
 //! From observed state to what the host is told.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, fs, net::IpAddr};
 
 use tether_wire::{
     status::{
-        AddressState, MAX_ADDRESSES, MAX_INTERFACES, MAX_ROUTES, Observed, ObservedAddress,
-        ObservedInterface, ObservedRoute,
+        AddressState, MAX_ADDRESSES, MAX_INTERFACES, MAX_ROUTES, MAX_RULES, Observed, ObservedAddress,
+        ObservedInterface, ObservedPathRoute, ObservedRoute, ObservedRule,
     },
     value::MacAddr,
 };
 
-use crate::plan::{KernelState, Link};
+use crate::plan::{Hop, KernelState, Link, RTN_UNICAST, Route};
+
+/// The most conditions of one part in a status.
+pub const MAX_CONDITIONS: usize = 16;
+/// The most next hops of a route and the most alternative names of a link that are shown: there
+/// is a limit to how long a report may be.
+const MAX_LISTED: usize = 16;
 
 /// The kernel's state as the host sees it: everything but the management NIC, which is the
 /// tether's own business.
@@ -28,21 +34,51 @@ pub fn observed(state: &KernelState, management: Option<MacAddr>) -> Observed {
             address: address.prefix.to_string(),
             state: match (address.duplicate, address.tentative) {
                 (true, _) => AddressState::Duplicate,
-                (false, true) => AddressState::Tentative,
-                (false, false) => AddressState::Usable,
+                (false, true) if !address.optimistic => AddressState::Tentative,
+                _ => AddressState::Usable,
             },
             ours: address.is_ours(),
         });
     }
-    for (place, route) in state.routes.iter().filter_map(|r| Some((shown(r.link)?, r))).take(MAX_ROUTES) {
-        interfaces[place].routes.push(ObservedRoute {
-            destination: route.destination.to_string(),
-            gateway: route.gateway.map(|gateway| gateway.to_string()),
-            metric: route.metric,
-            ours: route.is_ours(),
-        });
+    let mut routes = Vec::new();
+    for route in state.routes.iter().take(MAX_ROUTES) {
+        match &route.hops[..] {
+            [only] if route.kind == RTN_UNICAST => {
+                if let Some(place) = shown(only.link) {
+                    interfaces[place].routes.push(observed_route(route, only.gateway));
+                }
+            }
+            _ => routes.push(path_route(route, state)),
+        }
     }
-    Observed { interfaces }
+    let rules = state.rules.iter().take(MAX_RULES);
+    let rules = rules.map(|rule| ObservedRule { rule: rule.to_string(), ours: rule.is_ours() }).collect();
+    Observed { interfaces, routes, rules }
+}
+
+fn observed_route(route: &Route, gateway: Option<IpAddr>) -> ObservedRoute {
+    ObservedRoute {
+        destination: route.destination.to_string(),
+        gateway: gateway.map(|gateway| gateway.to_string()),
+        metric: route.metric,
+        table: route.table,
+        ours: route.is_ours(),
+    }
+}
+
+fn path_route(route: &Route, state: &KernelState) -> ObservedPathRoute {
+    let hop = |hop: &Hop| {
+        let gateway = hop.gateway.map(|gateway| format!("{gateway} ")).unwrap_or_default();
+        format!("{gateway}{} weight {}", state.link_name(hop.link), hop.weight)
+    };
+    ObservedPathRoute {
+        destination: route.destination.to_string(),
+        kind: route.kind_name().to_owned(),
+        hops: route.hops.iter().take(MAX_LISTED).map(hop).collect(),
+        metric: route.metric,
+        table: route.table,
+        ours: route.is_ours(),
+    }
 }
 
 fn interface(link: &Link) -> ObservedInterface {
@@ -53,6 +89,7 @@ fn interface(link: &Link) -> ObservedInterface {
         mtu: link.mtu,
         up: link.up,
         carrier: link.carrier,
+        alternative_names: link.alternative_names.iter().take(MAX_LISTED).cloned().collect(),
         addresses: Vec::new(),
         routes: Vec::new(),
     }

@@ -5,7 +5,7 @@ use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use tether_wire::{
     boot::Boot,
-    message::{EventKind, Exit, Failed, Failure, FromHost, Phase, Received, Verified},
+    message::{Confirm, Confirmed, EventKind, Exit, Failed, Failure, FromHost, Phase, Received, Verified},
     names::NameTables,
     problem::Problem,
     state::DesiredState,
@@ -17,13 +17,14 @@ use tokio::{
 };
 
 use crate::{
-    agent::Agent,
+    agent::{Agent, Happened, Lifeline},
     boot::{self, DocumentError},
     channel::{Channel, Incoming},
     deadline::sleep_until_some,
     dns,
     files::Files,
-    init::{self, Happened, Preparation, Supervisor},
+    init::{self, Preparation, Supervisor},
+    journal::{self, Journal},
     kernel::{Kernel, KernelError},
     management::Management,
     streams::Streams,
@@ -46,6 +47,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// Where `hosts` and `resolv.conf` are, `/etc` when absent.
     pub etc: Option<PathBuf>,
+    /// Where the journal is, `/run/tether` when absent.
+    pub run: Option<PathBuf>,
 }
 
 /// Why the agent cannot run.
@@ -82,6 +85,8 @@ pub struct StateFile {
 pub async fn run(options: Options) -> Result<(), RunError> {
     let boot = boot::load(options.boot.as_deref())?;
     let kernel = Kernel::open()?;
+    #[cfg(debug_assertions)]
+    kernel.set_fault(crate::kernel::Fault::from_environment());
     if init::is_process_1() {
         kernel.loopback_up().await?;
     }
@@ -94,13 +99,22 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     };
     // First of all: the disks have something to do while the network comes up.
     let supervisor = Supervisor::new(boot.root.clone())?;
-    let nic = boot.tether.map(|tether| tether.mac);
+    let has_host = options.state.is_none();
+    let lifeline =
+        boot.tether.map(|tether| Lifeline { nic: tether.mac, host: has_host.then_some(tether.host) });
+    let journal = Journal::open(options.run.unwrap_or_else(|| journal::DIRECTORY.into()));
+    let mut agent = Agent::new(kernel, dns, files, journal, lifeline);
+    // An agent that was killed has perhaps left something half done; a host may be away.
+    agent.recover().await;
+    // What there is to be seen so far; nobody is to be told yet.
+    agent.look().await;
     match (options.state, boot.tether) {
-        (Some(path), _) => by_file(Agent::new(kernel, dns, files, nic), supervisor, &boot, path).await,
+        (Some(path), _) => by_file(agent, supervisor, &boot, path).await,
         (None, Some(tether)) => {
             tracing::debug!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
             let channel = Channel::start(boot.guest.clone(), Management::new(tether)?);
-            by_host(Agent::new(kernel, dns, files, nic), supervisor, &boot, channel).await
+            channel.in_force(agent.applied(), agent.names());
+            by_host(agent, supervisor, &boot, channel).await
         }
         (None, None) => Err(RunError::NoHost),
     }
@@ -112,6 +126,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
 enum Told {
     Verified(Verified),
     Failed(Failed),
+    Event(EventKind),
     Unreadable { message: String },
 }
 
@@ -123,27 +138,30 @@ async fn by_file(
     path: PathBuf,
 ) -> Result<(), RunError> {
     let mut again = signal(SignalKind::hangup())?;
-    let mut generation = 0;
+    let mut generation = agent.applied().map_or(0, |stamp| stamp.generation);
     loop {
         generation += 1;
         let told = match boot::read_json::<StateFile>(&path) {
             Err(error) => Told::Unreadable { message: error.to_string() },
             Ok(file) => apply_file(&mut agent, generation, &file).await,
         };
-        // Standard output is for a program to read: the result and nothing else.
-        if let Ok(line) = serde_json::to_string(&told) {
-            let _ = writeln!(std::io::stdout(), "{line}");
-        }
+        say(&told);
         if matches!(told, Told::Verified(_)) {
-            supervisor.start(agent.workload().or(boot.workload.as_ref()));
+            supervisor.start(agent.workload().as_ref().or(boot.workload.as_ref()));
         }
         loop {
             tokio::select! {
                 _ = again.recv() => break,
+                happened = agent.next() => match happened {
+                    Happened::Kernel => agent.look().await.into_iter().for_each(|event| say(&Told::Event(event))),
+                    Happened::Conflict(conflict) => say(&Told::Event(agent.conflict(&conflict))),
+                    // There is no host to be cut off.
+                    Happened::Dns | Happened::NotConfirmed => {}
+                },
                 happened = supervisor.next() => match happened {
-                    Happened::Terminated => return Ok(()),
-                    Happened::Started(pid) => tracing::info!(pid, "workload started"),
-                    Happened::Ended(exit) => {
+                    init::Happened::Terminated => return Ok(()),
+                    init::Happened::Started(pid) => tracing::info!(pid, "workload started"),
+                    init::Happened::Ended(exit) => {
                         init::tell_ended(&exit);
                         if let Some(mut streams) = supervisor.streams().cloned() {
                             let _ = timeout(EXIT_PATIENCE, streams.over()).await;
@@ -153,6 +171,13 @@ async fn by_file(
                 },
             }
         }
+    }
+}
+
+/// Standard output is for a program to read: one line of JSON each time.
+fn say(told: &Told) {
+    if let Ok(line) = serde_json::to_string(told) {
+        let _ = writeln!(std::io::stdout(), "{line}");
     }
 }
 
@@ -192,20 +217,23 @@ async fn by_host(
     period.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            // What the host has said counts before the time it had to say it in.
+            biased;
             incoming = guest.channel.recv() => match incoming {
                 Some(incoming) => guest.hear(incoming, &mut supervisor).await,
                 None => return Ok(()),
             },
-            () = guest.agent.changed() => guest.report_soon(),
-            _ = period.tick() => guest.report_soon(),
-            () = sleep_until_some(guest.status_due) => guest.report().await,
+            happened = guest.agent.next() => guest.see_to(happened).await,
+            // The kernel does not tell of every setting that is changed.
+            _ = period.tick() => guest.see_to(Happened::Kernel).await,
+            () = sleep_until_some(guest.status_due) => guest.report(),
             happened = supervisor.next() => match happened {
-                Happened::Terminated => return Ok(()),
-                Happened::Started(pid) => {
+                init::Happened::Terminated => return Ok(()),
+                init::Happened::Started(pid) => {
                     guest.channel.event(EventKind::WorkloadStarted { pid });
                     tracing::info!(pid, "workload started");
                 }
-                Happened::Ended(exit) => guest.workload_ended(exit, supervisor.streams().cloned()),
+                init::Happened::Ended(exit) => guest.workload_ended(exit, supervisor.streams().cloned()),
             },
             () = all_told(&mut guest.streams), if guest.exit_seen && guest.power_off_at.is_some() => {
                 init::power_off();
@@ -259,7 +287,7 @@ impl Guest<'_> {
                             took_us,
                             "network verified"
                         );
-                        supervisor.start(self.agent.workload().or(self.boot.workload.as_ref()));
+                        supervisor.start(self.agent.workload().as_ref().or(self.boot.workload.as_ref()));
                     }
                     Err(failed) => {
                         self.in_force();
@@ -278,6 +306,11 @@ impl Guest<'_> {
                 }
                 self.report_soon();
             }
+            FromHost::Confirm(Confirm { generation }) => {
+                if self.agent.confirm(generation) {
+                    self.channel.reply(connection, Confirmed { generation }).await;
+                }
+            }
             FromHost::Stop(stop) => supervisor.stop(Duration::from_millis(stop.grace_ms.into())),
             FromHost::Signal(signal) => supervisor.signal(signal.number),
             FromHost::ExitSeen(_) => {
@@ -287,6 +320,26 @@ impl Guest<'_> {
             // The session answers these itself, and a greeting comes once.
             FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
         }
+    }
+
+    /// Does what the agent has to see to.
+    async fn see_to(&mut self, happened: Happened) {
+        match happened {
+            Happened::Kernel => {
+                for event in self.agent.look().await {
+                    self.channel.event(event);
+                }
+            }
+            Happened::Conflict(conflict) => self.channel.event(self.agent.conflict(&conflict)),
+            Happened::Dns => {}
+            Happened::NotConfirmed => {
+                if let Some(failed) = self.agent.give_up().await {
+                    self.in_force();
+                    self.channel.tell(failed);
+                }
+            }
+        }
+        self.report_soon();
     }
 
     /// The next greeting says what is in force now.
@@ -299,9 +352,9 @@ impl Guest<'_> {
         self.status_due.get_or_insert_with(|| Instant::now() + STATUS_DELAY);
     }
 
-    async fn report(&mut self) {
+    fn report(&mut self) {
         self.status_due = None;
-        let status = self.agent.status(self.channel.skipped_frames()).await;
+        let status = self.agent.status(self.channel.skipped_frames());
         self.channel.report(status);
     }
 

@@ -58,6 +58,7 @@ impl fmt::Display for Told<'_> {
             Phase::Apply => "refused by the kernel",
             Phase::Files => "a file could not be written",
             Phase::Verify => "not verified",
+            Phase::Confirm => "was not confirmed in time",
         };
         write!(f, "{stage}: {}", lines(problems))?;
         if *restored { Ok(()) } else { write!(f, "; the guest is not as it was before") }

@@ -34,6 +34,8 @@ pub(crate) struct Guest {
     pub(crate) status: Option<Arc<Status>>,
     state: Wanted<DesiredState, Verified, ApplyError>,
     names: Wanted<NameTables, NamesApplied, NamesError>,
+    /// What the guest has verified, and waits to be confirmed.
+    unconfirmed: Option<Verified>,
     /// Its connection and the number that tells it from earlier ones.
     connection: Option<(u64, Outbox)>,
 }
@@ -199,7 +201,22 @@ impl Guest {
 
     pub(crate) fn verified(&mut self, verified: Verified) {
         let stamp = verified.stamp;
+        // It may have waited in a queue while the guest has given the document up.
+        self.unconfirmed = None;
+        if verified.confirm_within_s > 0 {
+            self.unconfirmed = Some(verified);
+            return;
+        }
         self.state.answered(|wanted| wanted == stamp, Ok(verified));
+    }
+
+    /// The guest has heard that it was heard.
+    pub(crate) fn confirmed(&mut self, generation: u64) {
+        let this = |verified: &mut Verified| verified.stamp.generation == generation;
+        if let Some(verified) = self.unconfirmed.take_if(this) {
+            let stamp = verified.stamp;
+            self.state.answered(|wanted| wanted == stamp, Ok(verified));
+        }
     }
 
     pub(crate) fn failed(&mut self, failed: Failed) {
@@ -268,7 +285,14 @@ mod tests {
     }
 
     fn verified(stamp: Stamp) -> Verified {
-        Verified { stamp, operations: 0, took_us: 1, observed: tether_wire::status::Observed::default() }
+        Verified {
+            stamp,
+            operations: 0,
+            took_us: 1,
+            skipped: vec![],
+            confirm_within_s: 0,
+            observed: tether_wire::status::Observed::default(),
+        }
     }
 
     fn hello(applied: Option<Stamp>) -> Hello {

@@ -5,7 +5,7 @@
 //! keeps the newest document of each guest and brings a guest that comes back up to date.
 //!
 //! ```no_run
-//! use tether_host::{Host, Options, state::{DesiredState, Interface}};
+//! use tether_host::{Host, Options, state::{DesiredState, Interface, Match}};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let host = Host::listen(Options::on("[fe80::1%2]:7373".parse()?)).await?;
@@ -15,7 +15,7 @@
 //! let state = DesiredState {
 //!     hostname: "server".into(),
 //!     interfaces: vec![Interface {
-//!         mac: "02:42:ac:12:00:02".into(),
+//!         matching: Some(Match::of_mac("02:42:ac:12:00:02")),
 //!         name: "eth0".into(),
 //!         addresses: vec!["172.18.0.2/16".into()],
 //!         ..Interface::default()

@@ -6,8 +6,8 @@ use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{FrameCodec, FrameError},
     message::{
-        FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused, Sender,
-        Welcome,
+        Confirm, FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused,
+        Sender, Welcome,
     },
     value::GuestId,
 };
@@ -71,7 +71,14 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         return;
     };
     tracing::debug!(%guest, peer, "connected");
+    // A guest that lost its connection before it was confirmed can be heard again: so can we.
+    let in_force = hello.applied.map(|stamp| Confirm { generation: stamp.generation });
     shared.tell(&guest, EventKind::Connected(hello));
+    if let Some(confirm) = in_force
+        && let Err(broken) = send(&mut stream, confirm.into()).await
+    {
+        tracing::debug!(%guest, peer, "not confirmed: {broken}");
+    }
     let broken = carry(&mut stream, &guest, number, &shared, waiting).await;
     tracing::debug!(%guest, peer, "disconnected: {broken}");
     let replaced = {
@@ -207,7 +214,14 @@ fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Op
         }
         FromGuest::Verified(verified) => {
             record.verified(verified.clone());
-            (None, Some(EventKind::Verified(verified)))
+            // That it was heard is all the guest wants to know.
+            let generation = verified.stamp.generation;
+            let confirm = (verified.confirm_within_s > 0).then(|| Confirm { generation }.into());
+            (confirm, Some(EventKind::Verified(verified)))
+        }
+        FromGuest::Confirmed(confirmed) => {
+            record.confirmed(confirmed.generation);
+            (None, None)
         }
         FromGuest::Failed(failed) => {
             record.failed(failed.clone());

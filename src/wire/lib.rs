@@ -15,6 +15,7 @@ pub mod codec;
 pub mod frame;
 pub mod message;
 pub mod names;
+pub mod pci;
 pub mod problem;
 pub mod state;
 pub mod status;

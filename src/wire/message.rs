@@ -3,6 +3,8 @@
 //! One table, [`FromGuest`] and [`FromHost`], says which message goes which way, under which
 //! number, how long it may be. `docs/protocol.md` tells what each means and when it is sent.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -105,6 +107,12 @@ pub struct Verified {
     pub operations: u32,
     /// Microseconds from its arrival to its verification.
     pub took_us: u64,
+    /// What was left out, and why: an optional device that is missing, IPv6 where the kernel has
+    /// none.
+    pub skipped: Vec<Problem>,
+    /// What was done could cut the host off: without its [`Confirm`] within so many seconds the
+    /// state before comes back. 0: no confirmation is waited for.
+    pub confirm_within_s: u32,
     /// The kernel's view.
     pub observed: Observed,
 }
@@ -147,6 +155,8 @@ pub enum Phase {
     Files,
     /// Reading back, the kernel was not as desired in time.
     Verify,
+    /// It was in force, but the host did not confirm in time that it can still be heard.
+    Confirm,
 }
 
 /// An operation the kernel refused.
@@ -158,6 +168,20 @@ pub struct FailedOperation {
     pub errno: String,
     /// The kernel's own words (extended acknowledgement), often empty.
     pub kernel: String,
+}
+
+/// The host has heard that a desired state is in force: it has not cut itself off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirm {
+    /// The generation of the [`Verified`] that is confirmed.
+    pub generation: u64,
+}
+
+/// A [`Confirm`] has come in time: the desired state stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// Its generation.
+    pub generation: u64,
 }
 
 /// These are the names, all of them.
@@ -205,6 +229,92 @@ pub enum EventKind {
     WorkloadStarted {
         /// Its process id.
         pid: u32,
+    },
+    /// Somebody in the guest has changed what the desired state wants, or has added to it.
+    Drift(Drift),
+    /// Another machine uses one of the guest's addresses.
+    AddressConflict {
+        /// The name of the interface that has it.
+        interface: String,
+        /// The address.
+        address: String,
+        /// The other machine's MAC address, empty when it was not heard.
+        mac: String,
+    },
+}
+
+impl fmt::Display for EventKind {
+    /// One line for a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WorkloadStarted { pid } => write!(f, "workload started, process {pid}"),
+            Self::Drift(drift) => drift.fmt(f),
+            Self::AddressConflict { interface, address, mac } => {
+                let mac = if mac.is_empty() { "another machine" } else { mac };
+                write!(f, "{address} of {interface} is used by {mac} too")
+            }
+        }
+    }
+}
+
+/// Changes that were not the host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drift {
+    /// What is different, each with its path in the desired state; the first [`MAX_CHANGES`].
+    pub changes: Vec<Problem>,
+    /// How many changes there are.
+    pub count: u32,
+    /// What was done about it.
+    pub outcome: DriftOutcome,
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("changed by somebody in the guest: ")?;
+        for (n, change) in self.changes.iter().enumerate() {
+            write!(f, "{}{change}", if n == 0 { "" } else { "; " })?;
+        }
+        match usize::try_from(self.count).unwrap_or(usize::MAX).saturating_sub(self.changes.len()) {
+            0 => {}
+            more => write!(f, "; and {more} more")?,
+        }
+        match &self.outcome {
+            DriftOutcome::Left | DriftOutcome::Reported => f.write_str(" (left as it is)"),
+            DriftOutcome::Repaired { .. } => f.write_str(" (repaired)"),
+            DriftOutcome::Failed { message } => write!(f, " (not repaired: {message})"),
+            DriftOutcome::GaveUp { retry_s } => {
+                write!(f, " (repaired too often; left as it is for {retry_s} s)")
+            }
+        }
+    }
+}
+
+/// The most changes that are told in one [`Drift`].
+pub const MAX_CHANGES: usize = 16;
+
+/// What was done about changes that were not the host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DriftOutcome {
+    /// Nothing: they take nothing away that the desired state wants.
+    Left,
+    /// Nothing: that is the desired state's policy.
+    Reported,
+    /// What the desired state wants is in force again, after so many operations.
+    Repaired {
+        /// Operations on the kernel.
+        operations: u32,
+    },
+    /// It could not be put in force again; it is tried when something changes.
+    Failed {
+        /// Why, one line.
+        message: String,
+    },
+    /// Nothing for now: it was repaired too often in a short time. It is tried again when this
+    /// long has passed.
+    GaveUp {
+        /// Seconds.
+        retry_s: u32,
     },
 }
 
@@ -266,6 +376,7 @@ macro_rules! messages {
     ($(#[$doc:meta])* $direction:ident { $($name:ident = $kind:literal, $limit:expr;)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
+        #[allow(clippy::large_enum_variant, reason = "a message is made, sent and gone, one at a time")]
         pub enum $direction {
             $(
                 #[doc = concat!("Type ", stringify!($kind), ".")]
@@ -331,10 +442,11 @@ messages! {
         Received = 17, 16;
         Verified = 18, 4 * MIB;
         Failed = 19, MIB;
+        Confirmed = 21, 16;
         NamesApplied = 33, 64;
         NamesFailed = 34, MIB;
         Status = 48, 4 * MIB;
-        Event = 49, 4 * KIB;
+        Event = 49, 64 * KIB;
         WorkloadExited = 50, 4 * KIB;
     }
 }
@@ -347,6 +459,7 @@ messages! {
         Ping = 4, 16;
         Pong = 5, 16;
         Apply = 16, 4 * MIB;
+        Confirm = 20, 16;
         Names = 32, 16 * MIB;
         ExitSeen = 51, 16;
         Stop = 64, 16;
@@ -464,15 +577,28 @@ mod tests {
             destination: format!("2001:db8:1234:5678:9abc:{n:x}:ffff:fffe/127"),
             gateway: Some("2001:db8:1234:5678:9abc:def0:ffff:fffe".into()),
             metric: Some(u32::MAX),
+            table: Some(u32::MAX),
+            source: Some("2001:db8:1234:5678:9abc:def0:ffff:fffe".into()),
+            mtu: Some(9_000),
+            ..crate::state::Route::default()
+        };
+        let address = |n: usize| crate::state::Address {
+            address: format!("2001:db8:1234:5678:9abc:{n:x}:1:2/64"),
+            label: Some("a-name-of-15-by".into()),
+            valid_s: Some(u32::MAX),
+            preferred_s: Some(u32::MAX),
+            ..crate::state::Address::default()
+        };
+        let neighbour = crate::state::Neighbour {
+            address: "2001:db8:1234:5678:9abc:def0:ffff:fffe".into(),
+            mac: "02:42:ac:12:00:02".into(),
         };
         let interface = crate::state::Interface {
-            mac: "02:42:ac:12:00:02".into(),
             name: "a-name-of-15-by".into(),
-            mtu: Some(9_000),
-            addresses: (0..crate::state::MAX_ADDRESSES)
-                .map(|n| format!("2001:db8:1234:5678:9abc:{n:x}:1:2/64"))
-                .collect(),
+            addresses: (0..crate::state::MAX_ADDRESSES).map(address).collect(),
             routes: (0..crate::state::MAX_ROUTES).map(route).collect(),
+            neighbours: vec![neighbour; crate::state::MAX_NEIGHBOURS],
+            ..crate::state::Interface::default()
         };
         let state = DesiredState { interfaces: vec![interface], ..DesiredState::default() };
         let apply = FromHost::from(Apply { generation: u64::MAX, state });
@@ -493,6 +619,7 @@ mod tests {
             destination: address.address.clone(),
             gateway: Some("2001:db8:1234:5678:9abc:def0:ffff:fffe".into()),
             metric: u32::MAX,
+            table: u32::MAX,
             ours: true,
         };
         let full = ObservedInterface {
@@ -510,7 +637,10 @@ mod tests {
             crate::status::MAX_INTERFACES
         ];
         interfaces[0] = full;
-        let status = FromGuest::from(Status { observed: Observed { interfaces }, ..Status::default() });
+        let status = FromGuest::from(Status {
+            observed: Observed { interfaces, ..Observed::default() },
+            ..Status::default()
+        });
         let frame = status.to_frame();
         assert!(frame.payload.len() <= limit(frame.kind), "{}", frame.payload.len());
         assert_eq!(FromGuest::from_frame(&frame).unwrap(), Some(status));

@@ -117,7 +117,7 @@ impl NameTables {
 }
 
 fn check_network(path: &str, network: &NetworkNames, problems: &mut Problems) -> CheckedNetwork {
-    problems.keep(&format!("{path}.network"), domain_name(&network.network));
+    problems.keep(format_args!("{path}.network"), domain_name(&network.network));
     let endpoints = (network.endpoints.iter().enumerate())
         .map(|(e, endpoint)| check_endpoint(&format!("{path}.endpoints[{e}]"), endpoint, problems))
         .collect();
@@ -134,10 +134,10 @@ fn check_endpoint(path: &str, endpoint: &EndpointNames, problems: &mut Problems)
         }
     }
     for (n, name) in endpoint.names.iter().enumerate().take(MAX_PER_ENDPOINT) {
-        problems.keep(&format!("{path}.names[{n}]"), domain_name(name));
+        problems.keep(format_args!("{path}.names[{n}]"), domain_name(name));
     }
     let addresses = (endpoint.addresses.iter().enumerate().take(MAX_PER_ENDPOINT))
-        .filter_map(|(a, text)| problems.keep(&format!("{path}.addresses[{a}]"), host_address(text)))
+        .filter_map(|(a, text)| problems.keep(format_args!("{path}.addresses[{a}]"), host_address(text)))
         .collect();
     CheckedEndpoint { names: endpoint.names.clone(), addresses }
 }

@@ -51,8 +51,9 @@ impl Problems {
     }
 
     /// The value of `result`, or `None` with its error noted at `path`.
-    pub fn keep<T, E: fmt::Display>(&mut self, path: &str, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.add(path, error.to_string())).ok()
+    pub fn keep<T, E: fmt::Display>(&mut self, path: impl fmt::Display, result: Result<T, E>) -> Option<T> {
+        // The path is put together when it is needed: documents have thousands of good values.
+        result.map_err(|error| self.add(path.to_string(), error.to_string())).ok()
     }
 
     /// `value` when nothing was noted, every problem otherwise.

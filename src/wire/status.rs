@@ -8,6 +8,8 @@ pub const MAX_INTERFACES: usize = 1_024;
 pub const MAX_ADDRESSES: usize = 8_192;
 /// The most routes in one report, over all interfaces.
 pub const MAX_ROUTES: usize = 32_768;
+/// The most policy rules in one report.
+pub const MAX_RULES: usize = 1_024;
 
 /// Which document is in force: its number and the digest of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,10 @@ pub struct Observed {
     /// All interfaces but the management NIC's, by kernel index; of very many things the first
     /// [`MAX_INTERFACES`], [`MAX_ADDRESSES`] and [`MAX_ROUTES`].
     pub interfaces: Vec<ObservedInterface>,
+    /// Routes with several next hops or with none.
+    pub routes: Vec<ObservedPathRoute>,
+    /// Policy rules, without the kernel's own.
+    pub rules: Vec<ObservedRule>,
 }
 
 /// An interface as the kernel has it.
@@ -58,9 +64,11 @@ pub struct ObservedInterface {
     pub up: bool,
     /// The link carries packets (`IFF_LOWER_UP`).
     pub carrier: bool,
+    /// More names it is known by.
+    pub alternative_names: Vec<String>,
     /// Its addresses.
     pub addresses: Vec<ObservedAddress>,
-    /// Unicast routes out of it in the main table, without the kernel's own.
+    /// Unicast routes that lead out of it alone, without the kernel's own.
     pub routes: Vec<ObservedRoute>,
 }
 
@@ -96,6 +104,35 @@ pub struct ObservedRoute {
     pub gateway: Option<String>,
     /// The metric.
     pub metric: u32,
+    /// The table it is in; 254 is the main one.
+    pub table: u32,
+    /// Whether tether made it.
+    pub ours: bool,
+}
+
+/// A route with several next hops or with none, as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedPathRoute {
+    /// Where to.
+    pub destination: String,
+    /// What becomes of packets: `unicast`, `blackhole` and so on.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The next hops, `10.0.0.1 eth0 weight 2`.
+    pub hops: Vec<String>,
+    /// The metric.
+    pub metric: u32,
+    /// The table it is in.
+    pub table: u32,
+    /// Whether tether made it.
+    pub ours: bool,
+}
+
+/// A policy rule as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedRule {
+    /// What it says: `priority 100 from 10.0.0.0/8 table 7`.
+    pub rule: String,
     /// Whether tether made it.
     pub ours: bool,
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[error("{0}")]
 pub struct ParseError(String);
 
-fn wrong<T>(message: String) -> Result<T, ParseError> {
+pub(crate) fn wrong<T>(message: String) -> Result<T, ParseError> {
     Err(ParseError(message))
 }
 

@@ -10,6 +10,7 @@
 )]
 
 pub mod docker;
+pub mod driven;
 pub mod guests;
 pub mod process;
 pub mod space;
@@ -19,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use driven::{Driven, Site, Socket, on_site};
 pub use guests::{Lab, verified};
 pub use process::Process;
 pub use space::Space;

@@ -59,6 +59,11 @@ impl Process {
         lines.iter().map(|(_, line)| line.clone()).collect()
     }
 
+    /// The same, each with the time at which it came.
+    pub fn lines_at(&self) -> Vec<(Instant, String)> {
+        self.lines.lock().expect("no panic while it is held").clone()
+    }
+
     /// When it first said a line that contains `text`.
     pub fn when(&self, text: &str) -> Option<Instant> {
         let lines = self.lines.lock().expect("no panic while it is held");

@@ -35,7 +35,7 @@ impl Space {
         }
         let mut holder = Command::new("setpriv");
         // A new namespace may inherit the machine's forwarding, and networks would not be apart.
-        let script = "mount --bind \"$0\" /etc && ip link set lo up && echo 0 > /proc/sys/net/ipv4/ip_forward \
+        let script = "mount --bind \"$0\" /etc && mount -t tmpfs tmpfs /run && ip link set lo up && echo 0 > /proc/sys/net/ipv4/ip_forward \
                       && echo ready && exec sleep 600";
         holder
             .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "sh", "-c", script])

@@ -134,11 +134,7 @@ fn say(news: &News) -> String {
                 Exit::Signal(signal) => format!("workload ended by signal {signal}"),
                 Exit::NotStarted(why) => format!("workload not started: {why}"),
             },
-            EventKind::Guest(event) => match &event.kind {
-                tether_wire::message::EventKind::WorkloadStarted { pid } => {
-                    format!("workload started, process {pid}")
-                }
-            },
+            EventKind::Guest(event) => event.kind.to_string(),
             EventKind::Status(_) => String::new(),
         },
     }

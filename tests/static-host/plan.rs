@@ -8,7 +8,7 @@ use tether_wire::{
     boot::{BootDocument, HostAddress, Management},
     names::{EndpointNames, NameTables, NetworkNames},
     problem::{Problem, Problems},
-    state::{DesiredState, Dns, Interface, Route, Workload},
+    state::{DesiredState, Dns, Interface, Match, Route, Workload},
     value::{GuestId, IfName, MacAddr, Prefix},
 };
 
@@ -182,22 +182,23 @@ impl Plan {
             let default_route = |gateway: &Prefix| Route {
                 destination: if gateway.address().is_ipv4() { "0.0.0.0/0" } else { "::/0" }.to_owned(),
                 gateway: Some(gateway.address().to_string()),
-                metric: None,
+                ..Route::default()
             };
             Interface {
-                mac: endpoint.mac.to_string(),
+                matching: Some(Match::of_mac(endpoint.mac.to_string())),
                 name: format!("eth{e}"),
                 mtu: network.mtu,
-                addresses: endpoint.addresses.iter().map(ToString::to_string).collect(),
+                addresses: endpoint.addresses.iter().map(|address| address.to_string().into()).collect(),
                 routes: network.gateways.iter().filter(|_| e == 0).map(default_route).collect(),
+                ..Interface::default()
             }
         };
         DesiredState {
             hostname: container.id.to_string(),
             interfaces: container.endpoints.iter().enumerate().map(interface).collect(),
             dns: Dns { upstreams: container.upstreams.clone(), ..Dns::default() },
-            hosts: Vec::new(),
             workload: container.workload.clone(),
+            ..DesiredState::default()
         }
     }
 
@@ -288,7 +289,7 @@ fn plan_container(
     pools: &mut [Vec<Subnet>],
     problems: &mut Problems,
 ) -> Option<PlannedContainer> {
-    let id = problems.keep(&format!("{path}.name"), container.name.parse::<GuestId>());
+    let id = problems.keep(format_args!("{path}.name"), container.name.parse::<GuestId>());
     if container.networks.is_empty() {
         problems.add(format!("{path}.networks"), "none: write at least one network's name");
     }
@@ -385,8 +386,8 @@ mod tests {
         let plan = plan(TWO).unwrap();
         let state = plan.desired_state(plan.container("server").unwrap());
         let eth0 = &state.interfaces[0];
-        assert_eq!(eth0.mac, "02:42:ac:12:00:02");
-        assert_eq!(eth0.addresses, ["172.18.0.2/16", "fd00:18::2/64"]);
+        assert_eq!(eth0.matching, Some(Match::of_mac("02:42:ac:12:00:02")));
+        assert_eq!(eth0.addresses, ["172.18.0.2/16", "fd00:18::2/64"].map(Into::into));
         assert_eq!(eth0.routes[0].gateway.as_deref(), Some("172.18.0.1"));
         assert_eq!(eth0.routes[1].gateway.as_deref(), Some("fd00:18::1"));
         for container in &plan.containers {

@@ -126,8 +126,13 @@ impl Channel {
     /// keep up.
     pub fn event(&self, kind: EventKind) {
         let dropped = self.shared.dropped.load(Relaxed);
-        let event = Event { uptime_ms: report::uptime_ms(), dropped, kind };
-        let outgoing = Outgoing { connection: None, message: event.into() };
+        self.tell(Event { uptime_ms: report::uptime_ms(), dropped, kind });
+    }
+
+    /// Tells the host something that it has not asked, now or when it is back. Dropped, and
+    /// counted, when the host does not keep up.
+    pub fn tell(&self, message: impl Into<FromGuest>) {
+        let outgoing = Outgoing { connection: None, message: message.into() };
         if self.outbox.try_send(outgoing).is_err() {
             self.shared.dropped.fetch_add(1, Relaxed);
         }

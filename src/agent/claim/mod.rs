@@ -77,6 +77,8 @@ pub struct Claims {
     /// may have two NICs on one network.
     held_macs: HashSet<MacAddr>,
     watched_macs: HashSet<MacAddr>,
+    /// Those of this machine's other links: one without an address of its own answers for others'.
+    other_macs: HashSet<MacAddr>,
     sockets: Sockets,
     /// Conflicts that have not been told.
     found: VecDeque<Conflict>,
@@ -88,6 +90,11 @@ impl Claims {
     /// Nothing is claimed, and no socket open.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The MAC addresses of all of this machine's links: who is heard by them is nobody else.
+    pub fn own(&mut self, macs: impl IntoIterator<Item = MacAddr>) {
+        self.other_macs = macs.into_iter().collect();
     }
 
     /// The addresses that are held and usable, now: all of them. Those that are new, or whose MAC
@@ -201,10 +208,11 @@ impl Claims {
         let probed: Vec<_> = probing.iter().flat_map(|(probing, _)| probing.links()).collect();
         self.sockets.keep(&self.needed(&probed));
 
-        let Self { schedule, rivals, held_macs, watched_macs, sockets, found, .. } = self;
+        let Self { schedule, rivals, held_macs, watched_macs, other_macs, sockets, found, .. } = self;
         sockets.receive(|link, heard| {
             let own = probing.as_ref().is_some_and(|(_, own)| own.contains(&heard.mac));
-            if own || held_macs.contains(&heard.mac) || watched_macs.contains(&heard.mac) {
+            let macs = [&*held_macs, watched_macs, other_macs];
+            if own || macs.iter().any(|macs| macs.contains(&heard.mac)) {
                 return;
             }
             rivals.heard(link, heard);

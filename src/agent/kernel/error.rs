@@ -1,7 +1,10 @@
 //! What the kernel answers when it will not.
 
-use netlink_packet_core::ErrorMessage;
+use std::io;
+
 use nix::errno::Errno;
+
+use super::attributes::{attributes, i32_of, text_of};
 
 /// Why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
@@ -20,26 +23,44 @@ pub enum KernelError {
     /// The table changed faster than it could be read.
     #[error("the kernel's tables change too fast to be read")]
     Interrupted,
-    /// The netlink socket is gone.
-    #[error("the netlink socket is closed")]
-    Closed,
+    /// The kernel's answers did not fit into the socket's buffer: what was carried out is unknown.
+    #[error("answers of the kernel were lost")]
+    Lost,
+    /// The netlink socket cannot be used.
+    #[error("the netlink socket: {errno}")]
+    Socket {
+        /// The error number.
+        errno: Errno,
+    },
+    /// A setting's file cannot be written.
+    #[error("{path}: {errno}")]
+    Setting {
+        /// The file.
+        path: String,
+        /// The error number.
+        errno: Errno,
+    },
 }
 
 impl KernelError {
-    /// Reads an acknowledgement: `Ok` when it reports no error.
-    pub(super) fn from_answer(answer: &ErrorMessage) -> Result<(), Self> {
-        match answer.code {
-            None => Ok(()),
+    /// Reads the payload of an acknowledgement, or of a dump's end: `Ok` when it reports no error.
+    pub(super) fn from_answer(payload: &[u8]) -> Result<(), Self> {
+        match i32_of(payload) {
+            // A dump's end has none in old kernels.
+            None | Some(0) => Ok(()),
             Some(code) => Err(Self::Refused {
-                errno: Errno::from_raw(code.get().saturating_neg()),
-                kernel: words(&answer.header).unwrap_or_default(),
+                errno: Errno::from_raw(code.saturating_neg()),
+                kernel: payload.get(4..).and_then(words).unwrap_or_default(),
             }),
         }
     }
 
-    /// The refusal at the end of a dump.
-    pub(super) fn from_code(code: i32) -> Self {
-        Self::Refused { errno: Errno::from_raw(code.saturating_neg()), kernel: String::new() }
+    /// What a system call on the netlink socket said.
+    pub(super) fn from_socket(error: &io::Error) -> Self {
+        match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::ENOBUFS => Self::Lost,
+            errno => Self::Socket { errno },
+        }
     }
 
     /// Whether it says that what was to be added is there.
@@ -49,14 +70,17 @@ impl KernelError {
 
     /// Whether it says that what was to be removed is not there.
     pub fn says_gone(&self) -> bool {
-        let gone = [Errno::ESRCH, Errno::EADDRNOTAVAIL, Errno::ENODEV];
+        // Of routes, addresses, links, and rules and neighbours.
+        let gone = [Errno::ESRCH, Errno::EADDRNOTAVAIL, Errno::ENODEV, Errno::ENXIO, Errno::ENOENT];
         matches!(self, Self::Refused { errno, .. } if gone.contains(errno))
     }
 
     /// The error's name, `ENETUNREACH`, or what else happened.
     pub fn name(&self) -> String {
         match self {
-            Self::Refused { errno, .. } => format!("{errno:?}"),
+            Self::Refused { errno, .. } | Self::Setting { errno, .. } | Self::Socket { errno } => {
+                format!("{errno:?}")
+            }
             other => other.to_string(),
         }
     }
@@ -70,24 +94,12 @@ impl KernelError {
     }
 }
 
-/// The text of `NLMSGERR_ATTR_MSG` (attribute 1) in what follows an error's code: the header of
-/// the request, 16 bytes (the request itself is capped), then attributes, each of a length, a
-/// type and a value padded to four bytes, in the machine's byte order.
+/// The text of `NLMSGERR_ATTR_MSG` in what follows an error's code: the header of the request,
+/// 16 bytes (the request itself is capped), then attributes.
 fn words(after_code: &[u8]) -> Option<String> {
     const NLMSGERR_ATTR_MSG: u16 = 1;
-    const NLA_TYPE_MASK: u16 = 0x3fff;
-    let mut attributes = after_code.get(16..)?;
-    loop {
-        let (length, rest) = attributes.split_first_chunk()?;
-        let length = usize::from(u16::from_ne_bytes(*length));
-        let kind = u16::from_ne_bytes(*rest.first_chunk()?) & NLA_TYPE_MASK;
-        let value = attributes.get(4..length)?;
-        if kind == NLMSGERR_ATTR_MSG {
-            let text = value.strip_suffix(&[0]).unwrap_or(value);
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+    let mut told = attributes(after_code.get(16..)?);
+    told.find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG).map(|(_, value)| text_of(value))
 }
 
 #[cfg(test)]

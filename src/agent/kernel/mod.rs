@@ -1,72 +1,69 @@
 //! Netlink: read the observed state, carry out operations, hear of changes.
 //!
 //! It decides nothing: what to do is the planner's, and every answer of the kernel goes back to
-//! the caller. Every request has a deadline, because a reply the netlink crates cannot parse is
-//! dropped by them and its request would wait for ever.
+//! the caller. Each kind of object has a module with both directions: what is sent to the kernel
+//! is written with `netlink-packet-route`'s types, what comes from it is read attribute by
+//! attribute, so that one which no crate knows costs nothing but itself.
 
+mod address;
+mod attributes;
 mod carry_out;
 mod error;
+#[cfg(debug_assertions)]
+mod fault;
+mod link;
+mod monitor;
+mod neighbour;
 mod observe;
+mod place;
+mod requests;
+mod route;
+mod rule;
+mod settings;
+mod socket;
+#[cfg(test)]
+mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
-use futures_util::StreamExt;
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::{Handle, MulticastGroup, sys::AsyncSocket};
-use tokio::{sync::Notify, time::timeout};
+use nix::sys::utsname::uname;
+use tokio::sync::{Mutex, Notify};
 
+pub use address::clock;
+pub use carry_out::Refusal;
 pub use error::KernelError;
+#[cfg(debug_assertions)]
+pub use fault::Fault;
 
-/// How long the kernel may take over one request. It answers in microseconds; seconds mean that
-/// the answer is lost.
-const DEADLINE: Duration = Duration::from_secs(5);
-
-/// How often an interrupted dump is begun anew before it is an error.
-const DUMP_ATTEMPTS: u32 = 8;
+use crate::plan::{Named, Operation};
+use requests::Requests;
 
 /// The kernel's networking in the network namespace this was opened in.
 #[derive(Debug)]
 pub struct Kernel {
-    handle: Handle,
+    requests: Mutex<Requests>,
     changes: Arc<Notify>,
+    renames_live: bool,
+    #[cfg(debug_assertions)]
+    faults: fault::Faults,
 }
 
 impl Kernel {
-    /// Opens the kernel's networking and starts to listen for changes.
+    /// Opens the networking of the current thread's network namespace and starts to listen for
+    /// changes. All other calls are to be made in that namespace too: it is where lost sockets
+    /// are opened again and settings are found.
     ///
-    /// Runs two tasks on the current tokio runtime for as long as the process lives.
-    pub fn open() -> std::io::Result<Self> {
-        let (mut connection, handle, _) = rtnetlink::new_connection()?;
-        let socket = connection.socket_mut().socket_mut();
-        // Errors come with the kernel's own words, and without a copy of the request.
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        // Without these, an interrupted dump and a socket that died look like an end like any other.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        tokio::spawn(connection);
-
-        let (monitor, _, mut messages) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ])?;
-        tokio::spawn(monitor);
+    /// Runs a task on the current tokio runtime for as long as the process lives.
+    pub fn open() -> io::Result<Self> {
         let changes = Arc::new(Notify::new());
-        let notify = Arc::clone(&changes);
-        tokio::spawn(async move {
-            // What a message says does not matter, and neither does a lost one (ENOBUFS comes as
-            // a message too): whoever is told reads the whole state again.
-            while messages.next().await.is_some() {
-                notify.notify_one();
-            }
-        });
-        Ok(Self { handle, changes })
+        monitor::start(Arc::clone(&changes))?;
+        Ok(Self {
+            requests: Mutex::new(Requests::open()?),
+            changes,
+            renames_live: uname().is_ok_and(|name| renames_live(&name.release().to_string_lossy())),
+            #[cfg(debug_assertions)]
+            faults: fault::Faults::default(),
+        })
     }
 
     /// Waits until something may have changed since the last call. One caller at a time.
@@ -74,53 +71,27 @@ impl Kernel {
         self.changes.notified().await;
     }
 
-    /// Sends one request and waits for its acknowledgement.
-    async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), KernelError> {
-        let mut message = NetlinkMessage::from(message);
-        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        let mut replies = self.handle.clone().request(message).map_err(|_| KernelError::Closed)?;
-        let answer = async {
-            while let Some(reply) = replies.next().await {
-                if let NetlinkPayload::Error(error) = reply.payload {
-                    return KernelError::from_answer(&error);
-                }
-            }
-            Err(KernelError::Closed)
-        };
-        timeout(DEADLINE, answer).await.map_err(|_| KernelError::NoAnswer)?
+    /// Makes [`changed`](Self::changed) say once more that something may have.
+    pub fn look_again(&self) {
+        self.changes.notify_one();
     }
 
-    /// Reads a whole table. A dump that the kernel marks as interrupted is read again: it may
-    /// have entries twice, or not at all.
-    async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, KernelError> {
-        for _ in 0..DUMP_ATTEMPTS {
-            let read = timeout(DEADLINE, self.dump_once(message.clone()));
-            if let Some(table) = read.await.map_err(|_| KernelError::NoAnswer)?? {
-                return Ok(table);
-            }
-        }
-        Err(KernelError::Interrupted)
+    /// Brings up `lo`, which every network namespace has under index 1.
+    pub async fn loopback_up(&self) -> Result<(), KernelError> {
+        let lo = Named { index: 1, name: "lo".to_owned() };
+        self.carry_out(&[Operation::LinkUp(lo)], |_, _| false).await.map_err(|refusal| refusal.error)
     }
 
-    /// One try at [`Self::dump`]: `None` when it was interrupted.
-    async fn dump_once(
-        &self,
-        message: RouteNetlinkMessage,
-    ) -> Result<Option<Vec<RouteNetlinkMessage>>, KernelError> {
-        let mut message = NetlinkMessage::from(message);
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let mut replies = self.handle.clone().request(message).map_err(|_| KernelError::Closed)?;
-        let (mut table, mut interrupted) = (Vec::new(), false);
-        while let Some(reply) = replies.next().await {
-            interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
-            match reply.payload {
-                NetlinkPayload::InnerMessage(entry) => table.push(entry),
-                NetlinkPayload::Error(error) => KernelError::from_answer(&error)?,
-                NetlinkPayload::Done(done) if done.code == 0 => return Ok((!interrupted).then_some(table)),
-                NetlinkPayload::Done(done) => return Err(KernelError::from_code(done.code)),
-                _ => {}
-            }
-        }
-        Err(KernelError::Closed)
+    /// Makes one operation from now on fail, or the process with it; `None` for none.
+    #[cfg(debug_assertions)]
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.faults.set(fault);
     }
+}
+
+/// Whether a kernel of this release renames links that are up: 6.2 and later (its commit
+/// bd039b5ea2a9).
+fn renames_live(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0_u32));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 2)
 }

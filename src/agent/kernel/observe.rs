@@ -1,159 +1,48 @@
 //! Reading the kernel's networking into the planner's terms.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteType},
+    address::AddressMessage, neighbour::NeighbourMessage, route::RouteMessage, rule::RuleMessage,
 };
-use tether_wire::value::{MacAddr, Prefix};
+use nix::libc::{RTM_GETADDR, RTM_GETLINK, RTM_GETNEIGH, RTM_GETROUTE, RTM_GETRULE};
 
-use super::{Kernel, KernelError};
-use crate::plan::{Address, KernelState, Link, Route};
-
-const RT_TABLE_MAIN: u32 = 254;
+use super::{Kernel, KernelError, address, link, neighbour, route, rule};
+use crate::plan::KernelState;
 
 impl Kernel {
-    /// Reads everything tether looks at.
+    /// Reads everything tether looks at; where devices are is [`Self::locate`]'s to find out.
+    ///
+    /// Each table is consistent in itself. Between two of them something may change, which
+    /// [`Self::changed`] then tells.
     pub async fn observe(&self) -> Result<KernelState, KernelError> {
-        let links = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
-        let addresses = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default())).await?;
+        let mut requests = self.requests.lock().await;
+        let mut links = requests.dump(RTM_GETLINK, &link::all(), link::read).await?;
+        links.sort_by_key(|link| link.index);
+        // No family is all of them.
+        let addresses = requests.dump(RTM_GETADDR, &AddressMessage::default(), address::read).await?;
+        let routes = requests.dump(RTM_GETROUTE, &RouteMessage::default(), route::read).await?;
+        let rules = requests.dump(RTM_GETRULE, &RuleMessage::default(), rule::read).await?;
+        let neighbours = requests.dump(RTM_GETNEIGH, &NeighbourMessage::default(), neighbour::read).await?;
         let mut state = KernelState {
-            links: links.iter().filter_map(read_link).collect(),
-            addresses: addresses.iter().filter_map(read_address).collect(),
-            routes: Vec::new(),
+            links,
+            addresses,
+            routes,
+            rules,
+            neighbours,
+            renames_live: self.renames_live,
+            ..KernelState::default()
         };
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut all = RouteMessage::default();
-            all.header.address_family = family;
-            let routes = self.dump(RouteNetlinkMessage::GetRoute(all)).await?;
-            // Where IPv6 is off, its dump has the IPv4 routes again.
-            let of_family = routes.iter().filter(
-                |route| matches!(route, RouteNetlinkMessage::NewRoute(r) if r.header.address_family == family),
-            );
-            state.routes.extend(of_family.filter_map(read_route));
-        }
-        state.links.sort_by_key(|link| link.index);
+        name_labels(&mut state);
         Ok(state)
     }
 }
 
-fn read_link(message: &RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else {
-        return None;
-    };
-    let flags = message.header.flags;
-    let mut link = Link {
-        index: message.header.index,
-        up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::LowerUp),
-        ..Link::default()
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::LinkInfo(info) => link.stacked = info.iter().any(is_stacked),
-            LinkAttribute::MinMtu(least) => link.mtu_range.0 = *least,
-            LinkAttribute::MaxMtu(most) => link.mtu_range.1 = *most,
-            LinkAttribute::Address(bytes) => {
-                link.mac = <[u8; 6]>::try_from(&bytes[..]).ok().and_then(MacAddr::from_bytes);
-            }
-            _ => {}
+/// An address that nobody gave a label has the link's name as one.
+fn name_labels(state: &mut KernelState) {
+    let KernelState { links, addresses, .. } = state;
+    for address in addresses.iter_mut().filter(|address| address.label.is_some()) {
+        let link = links.binary_search_by_key(&address.link, |link| link.index).ok().map(|at| &links[at]);
+        if link.is_some_and(|link| address.label.as_ref() == Some(&link.name)) {
+            address.label = None;
         }
-    }
-    Some(link)
-}
-
-fn is_stacked(info: &LinkInfo) -> bool {
-    use InfoKind::{Bond, Bridge, IpVlan, MacVlan, MacVtap, Vlan};
-    matches!(info, LinkInfo::Kind(Bond | Bridge | IpVlan | MacVlan | MacVtap | Vlan))
-}
-
-fn read_address(message: &RouteNetlinkMessage) -> Option<Address> {
-    let RouteNetlinkMessage::NewAddress(message) = message else {
-        return None;
-    };
-    let (mut local, mut address, mut protocol) = (None, None, 0);
-    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
-    for attribute in &message.attributes {
-        match attribute {
-            // IPv4's own address is IFA_LOCAL; IFA_ADDRESS is the peer's on point-to-point
-            // links. IPv6 has IFA_ADDRESS only, unless there is a peer.
-            AddressAttribute::Local(ip) => local = Some(*ip),
-            AddressAttribute::Address(ip) => address = Some(*ip),
-            AddressAttribute::Flags(all) => flags = *all,
-            AddressAttribute::Protocol(number) => protocol = u8::from(*number),
-            _ => {}
-        }
-    }
-    let duplicate = flags.contains(AddressFlags::Dadfailed);
-    // An optimistic address (RFC 4429) is usable while it is tentative.
-    let tentative = flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
-    Some(Address {
-        link: message.header.index,
-        prefix: Prefix::new(local.or(address)?, message.header.prefix_len)?,
-        protocol,
-        permanent: flags.contains(AddressFlags::Permanent),
-        nodad: flags.contains(AddressFlags::Nodad),
-        tentative: tentative && !duplicate,
-        duplicate,
-    })
-}
-
-/// `None` for what the planner does not look at: other tables, other types than unicast, the
-/// kernel's own routes, cached clones, several next hops.
-fn read_route(message: &RouteNetlinkMessage) -> Option<Route> {
-    let RouteNetlinkMessage::NewRoute(message) = message else {
-        return None;
-    };
-    let header = &message.header;
-    let unspecified: IpAddr = match header.address_family {
-        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    if header.kind != RouteType::Unicast
-        || header.protocol == RouteProtocol::Kernel
-        || header.flags.contains(RouteFlags::Cloned)
-        || header.source_prefix_length != 0
-        || header.tos != 0
-    {
-        return None;
-    }
-    let (mut destination, mut gateway, mut source) = (unspecified, None, None);
-    let (mut link, mut metric, mut table) = (None, 0, u32::from(header.table));
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => destination = read_ip(address)?,
-            RouteAttribute::Gateway(address) => gateway = Some(read_ip(address)?),
-            RouteAttribute::PrefSource(address) => source = Some(read_ip(address)?),
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Priority(number) => metric = *number,
-            RouteAttribute::Table(number) => table = *number,
-            RouteAttribute::MultiPath(_) | RouteAttribute::NhId(_) | RouteAttribute::Via(_) => return None,
-            _ => {}
-        }
-    }
-    (table == RT_TABLE_MAIN).then_some(())?;
-    Some(Route {
-        destination: Prefix::new(destination, header.destination_prefix_length)?,
-        gateway,
-        link: link?,
-        metric,
-        protocol: u8::from(header.protocol),
-        source,
-        onlink: header.flags.contains(RouteFlags::Onlink),
-        scope: u8::from(header.scope),
-    })
-}
-
-fn read_ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
     }
 }

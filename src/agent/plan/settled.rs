@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
-use tether_wire::problem::Problem;
+use tether_wire::{problem::Problem, state::ConflictCheck};
 
-use super::{diff::diff, model::KernelState, target::Target};
+use super::{
+    model::{Address, KernelState},
+    target::Target,
+};
 
 /// How a verification stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,40 +17,48 @@ pub enum Progress {
     /// Nothing is wrong, but not everything is finished: read back again when the kernel has
     /// something new to tell. What is waited for, each with its path.
     Waiting(Vec<Problem>),
-    /// The kernel differs from the target: more operations are needed.
-    Different,
     /// It will not come right by itself.
-    Wrong(Vec<Problem>),
+    Wrong(Vec<Wrong>),
 }
 
-/// How far `observed` is from `target`.
+/// Something that will not come right by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    /// What it is.
+    pub problem: Problem,
+    /// The address that another machine has, where that is it.
+    pub taken: Option<Address>,
+}
+
+/// Whether what was done is usable: `observed` does not differ from `target` any more.
 pub fn settled(target: &Target, observed: &KernelState) -> Progress {
-    if !diff(observed, target).is_empty() {
-        return Progress::Different;
-    }
     let (mut waiting, mut wrong) = (Vec::new(), Vec::new());
     for (index, path) in &target.links {
         match observed.link(*index) {
-            Some(link) if link.carrier => {}
+            Some(link) if link.carrier || !link.up => {}
             Some(link) => {
                 waiting.push(Problem::new(
                     path,
                     format!("{} has no carrier: check its cable or switch port", link.name),
                 ));
             }
-            None => wrong.push(Problem::new(path, "the device is gone")),
+            None => wrong.push(Wrong { problem: Problem::new(path, "the device is gone"), taken: None }),
         }
     }
     let addresses: HashMap<_, _> =
-        observed.addresses.iter().map(|address| ((address.link, address.prefix), address)).collect();
-    for (wanted, path) in target.wanted_addresses() {
-        match addresses.get(&wanted) {
-            Some(address) if address.duplicate => {
-                wrong.push(Problem::new(path, format!("{} is in use by another machine", address.prefix)));
-            }
-            Some(address) if address.tentative => {
+        observed.addresses.iter().map(|address| (address.key(), address)).collect();
+    for (key, (_, check)) in &target.addresses {
+        let Some(address) = addresses.get(key) else { continue };
+        let path = || target.address_path(address);
+        match check {
+            // One that is used at once and found to be another's is reported, not undone.
+            ConflictCheck::Strict if address.duplicate => wrong.push(Wrong {
+                problem: Problem::new(path(), format!("{} is in use by another machine", address.prefix)),
+                taken: Some((*address).clone()),
+            }),
+            _ if address.tentative && !address.optimistic && !address.duplicate => {
                 let message = format!("{} is still being checked for duplicates", address.prefix);
-                waiting.push(Problem::new(path, message));
+                waiting.push(Problem::new(path(), message));
             }
             _ => {}
         }

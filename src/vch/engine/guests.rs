@@ -14,7 +14,7 @@ use tether_wire::{
     boot::{BootDocument, BootWorkload, HostAddress, Management, Root},
     message::NamesApplied,
     names::{EndpointNames, NameTables, NetworkNames},
-    state::{DesiredState, Dns, HostEntry, Interface, Route},
+    state::{DesiredState, Dns, HostEntry, Interface, Match, Route},
 };
 use tokio::time::timeout;
 
@@ -161,15 +161,16 @@ pub(super) fn desired_state(container: &Container, networks: &BTreeMap<String, N
         let default_route = |address: IpAddr| Route {
             destination: if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" }.to_owned(),
             gateway: Some(address.to_string()),
-            metric: None,
+            ..Route::default()
         };
         let routes = network.gateways().filter(|_| gateway == Some(endpoint.id.as_str()));
         Some(Interface {
-            mac: active.mac.to_string(),
+            matching: Some(Match::of_mac(active.mac.to_string())),
             name: format!("eth{}", active.nic),
             mtu: network.mtu,
-            addresses: active.addresses.iter().map(ToString::to_string).collect(),
+            addresses: active.addresses.iter().map(|address| address.to_string().into()).collect(),
             routes: routes.map(default_route).collect(),
+            ..Interface::default()
         })
     };
     let host_config = &container.host_config;
@@ -181,13 +182,9 @@ pub(super) fn desired_state(container: &Container, networks: &BTreeMap<String, N
         None => list(&host_config.dns),
         Some(_) => given(list(&host_config.dns), &host.servers),
     };
-    let domain = container.config.domainname.as_deref().filter(|domain| !domain.is_empty());
-    let hostname = match domain {
-        Some(domain) => format!("{}.{domain}", container.hostname()),
-        None => container.hostname(),
-    };
     DesiredState {
-        hostname,
+        hostname: container.hostname(),
+        domain: container.config.domainname.clone().unwrap_or_default(),
         interfaces: container.endpoints.iter().filter_map(interface).collect(),
         dns: Dns {
             upstreams,
@@ -195,7 +192,7 @@ pub(super) fn desired_state(container: &Container, networks: &BTreeMap<String, N
             options: list(&host_config.dns_options),
         },
         hosts: container.run.as_ref().map(|run| run.hosts.clone()).unwrap_or_default(),
-        workload: None,
+        ..DesiredState::default()
     }
 }
 

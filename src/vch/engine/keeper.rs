@@ -135,6 +135,7 @@ impl Keeper {
                 event = self.events.recv() => match event {
                     Some(EventKind::Guest(event)) => match event.kind {
                         tether_wire::message::EventKind::WorkloadStarted { .. } => self.running().await,
+                        other => tracing::warn!(container = %self.id, "{other}"),
                     },
                     Some(EventKind::WorkloadExited(how)) if exit.is_none() => {
                         self.exited(&how).await;

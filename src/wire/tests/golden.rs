@@ -2,7 +2,7 @@
 //! them, and no library's update may change them.
 //!
 //! The vectors are `golden.txt` beside this file: a name and a whole frame in hexadecimal on
-//! each line. A new message gets a new line; an old line never changes.
+//! each line. A new message gets a new line; from the first release on an old line never changes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,16 +11,21 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use bytes::BytesMut;
 use tether_wire::{
     message::{
-        Apply, Event, EventKind, Exit, ExitSeen, Failed, FailedOperation, Failure, FromGuest, FromHost,
-        Hello, Names, NamesApplied, NamesFailed, Phase, Ping, Pong, Received, Refused, Sender, Signal, Stop,
-        Verified, Welcome, WorkloadExited, names_digest, state_digest,
+        Apply, Confirm, Confirmed, Drift, DriftOutcome, Event, EventKind, Exit, ExitSeen, Failed,
+        FailedOperation, Failure, FromGuest, FromHost, Hello, Names, NamesApplied, NamesFailed, Phase, Ping,
+        Pong, Received, Refused, Sender, Signal, Stop, Verified, Welcome, WorkloadExited, names_digest,
+        state_digest,
     },
     names::{EndpointNames, NameTables, NetworkNames},
     problem::Problem,
-    state::{DesiredState, Dns, HostEntry, Interface, Route, Workload},
+    state::{
+        Address, ConflictCheck, Create, DesiredState, Dns, DriftPolicy, Family, Hop, HostEntry, Interface,
+        Ipv4Settings, Ipv6Settings, Match, Neighbour, PathRoute, Preference, Route, RouteType, Rule, Scope,
+        Workload,
+    },
     status::{
         AddressState, Condition, Digest, DnsCounters, Observed, ObservedAddress, ObservedInterface,
-        ObservedRoute, Stamp, Status,
+        ObservedPathRoute, ObservedRoute, ObservedRule, Stamp, Status,
     },
     streams::{self, Stream, StreamsFromGuest, StreamsFromHost},
 };
@@ -48,25 +53,38 @@ fn observed() -> Observed {
                 destination: "0.0.0.0/0".into(),
                 gateway: Some("172.18.0.1".into()),
                 metric: 0,
+                table: 254,
                 ours: true,
             }],
+            alternative_names: vec!["front".into()],
         }],
+        routes: vec![ObservedPathRoute {
+            destination: "10.9.0.0/16".into(),
+            kind: "blackhole".into(),
+            hops: vec![],
+            metric: 5,
+            table: 7,
+            ours: true,
+        }],
+        rules: vec![ObservedRule { rule: "priority 100 table 7".into(), ours: true }],
     }
 }
 
-fn desired() -> DesiredState {
+/// A state such as a container has: what `docs/protocol.md` shows.
+fn short() -> DesiredState {
     DesiredState {
         hostname: "server".into(),
         interfaces: vec![Interface {
-            mac: "02:42:ac:12:00:02".into(),
+            matching: Some(Match::of_mac("02:42:ac:12:00:02")),
             name: "eth0".into(),
             mtu: Some(1_500),
             addresses: vec!["172.18.0.2/16".into()],
             routes: vec![Route {
                 destination: "0.0.0.0/0".into(),
                 gateway: Some("172.18.0.1".into()),
-                metric: None,
+                ..Route::default()
             }],
+            ..Interface::default()
         }],
         dns: Dns {
             upstreams: vec!["10.0.0.53".into()],
@@ -79,6 +97,108 @@ fn desired() -> DesiredState {
             env: vec!["A=b".into()],
             cwd: "/".into(),
         }),
+        ..DesiredState::default()
+    }
+}
+
+/// A state that has every field, and the last of every choice.
+fn desired() -> DesiredState {
+    let first = Interface {
+        matching: Some(Match {
+            mac: Some("02:42:ac:12:00:02".into()),
+            pci: Some("02.0/00.0".into()),
+            name: Some("ens3".into()),
+        }),
+        name: "eth0".into(),
+        optional: true,
+        alternative_names: vec!["front".into()],
+        mac: Some("02:42:ac:12:00:05".into()),
+        mtu: Some(1_500),
+        tx_queue_length: Some(500),
+        ipv4: Ipv4Settings {
+            forwarding: Some(true),
+            rp_filter: Some(2),
+            arp_ignore: Some(1),
+            arp_announce: Some(2),
+        },
+        ipv6: Ipv6Settings { disable_ipv6: Some(false), forwarding: Some(true), accept_ra: Some(0) },
+        addresses: vec![
+            Address {
+                address: "172.18.0.2/16".into(),
+                peer: Some("172.18.0.9".into()),
+                scope: Some(Scope::Host),
+                label: Some("eth0:a".into()),
+                valid_s: Some(3_600),
+                preferred_s: Some(60),
+                no_prefix_route: true,
+                home: false,
+                conflicts: ConflictCheck::Strict,
+            },
+            Address {
+                address: "fd00:18::2/64".into(),
+                home: true,
+                conflicts: ConflictCheck::Off,
+                ..Address::default()
+            },
+        ],
+        routes: vec![Route {
+            destination: "::/0".into(),
+            gateway: Some("fe80::1".into()),
+            onlink: true,
+            metric: Some(50),
+            table: Some(7),
+            scope: Some(Scope::Link),
+            source: Some("fd00:18::2".into()),
+            mtu: Some(1_400),
+            preference: Some(Preference::High),
+        }],
+        neighbours: vec![Neighbour { address: "172.18.0.1".into(), mac: "02:42:ac:12:00:01".into() }],
+        ..Interface::default()
+    };
+    let vlan = Interface {
+        create: Some(Create::Vlan { parent: "eth0".into(), id: 5 }),
+        name: "eth0.5".into(),
+        down: true,
+        ..Interface::default()
+    };
+    let dummy = Interface { create: Some(Create::Dummy {}), name: "own".into(), ..Interface::default() };
+    DesiredState {
+        domain: "example.com".into(),
+        interfaces: vec![first, vlan, dummy],
+        routes: vec![
+            PathRoute {
+                destination: "10.9.0.0/16".into(),
+                kind: RouteType::Unicast,
+                hops: vec![Hop {
+                    interface: "eth0".into(),
+                    gateway: Some("172.18.0.1".into()),
+                    onlink: true,
+                    weight: Some(2),
+                }],
+                metric: Some(5),
+                table: Some(300),
+                scope: Some(Scope::Site),
+                source: Some("172.18.0.2".into()),
+                mtu: Some(1_400),
+                preference: Some(Preference::Low),
+            },
+            PathRoute { destination: "10.8.0.0/16".into(), kind: RouteType::Throw, ..PathRoute::default() },
+        ],
+        rules: vec![Rule {
+            priority: 100,
+            family: Some(Family::Ipv6),
+            from: Some("fd00:18::/64".into()),
+            to: Some("fd00::/8".into()),
+            iif: Some("eth0".into()),
+            oif: Some("own".into()),
+            fwmark: Some(1),
+            fwmask: Some(255),
+            table: 7,
+            suppress_prefixlength: Some(0),
+        }],
+        drift: DriftPolicy::Report,
+        confirm_s: Some(30),
+        ..short()
     }
 }
 
@@ -93,6 +213,15 @@ fn tables() -> NameTables {
             }],
         }],
     }
+}
+
+fn event(kind: EventKind) -> FromGuest {
+    Event { uptime_ms: 4_200, dropped: 0, kind }.into()
+}
+
+fn drift(outcome: DriftOutcome) -> FromGuest {
+    let changes = vec![Problem { path: "interfaces[0]".into(), message: "eth0 is down".into() }];
+    event(EventKind::Drift(Drift { changes, count: 1, outcome }))
 }
 
 fn from_guest() -> Vec<(&'static str, FromGuest)> {
@@ -117,7 +246,15 @@ fn from_guest() -> Vec<(&'static str, FromGuest)> {
         ("received", Received { generation: 300 }.into()),
         (
             "verified",
-            Verified { stamp: stamp(), operations: 4, took_us: 65_000, observed: observed() }.into(),
+            Verified {
+                stamp: stamp(),
+                operations: 4,
+                took_us: 65_000,
+                skipped: vec![problem.clone()],
+                confirm_within_s: 15,
+                observed: observed(),
+            }
+            .into(),
         ),
         (
             "failed",
@@ -136,6 +273,20 @@ fn from_guest() -> Vec<(&'static str, FromGuest)> {
             }
             .into(),
         ),
+        (
+            "failed_confirm",
+            Failed {
+                generation: 300,
+                failure: Failure {
+                    phase: Phase::Confirm,
+                    problems: vec![Problem { path: "confirm_s".into(), message: "late".into() }],
+                    operation: None,
+                    restored: true,
+                },
+            }
+            .into(),
+        ),
+        ("confirmed", Confirmed { generation: 300 }.into()),
         ("names_applied", NamesApplied { stamp: stamp() }.into()),
         ("names_failed", NamesFailed { version: 2, problems: vec![problem] }.into()),
         (
@@ -153,9 +304,19 @@ fn from_guest() -> Vec<(&'static str, FromGuest)> {
             }
             .into(),
         ),
+        ("event", event(EventKind::WorkloadStarted { pid: 79 })),
+        ("event_drift_left", drift(DriftOutcome::Left)),
+        ("event_drift_reported", drift(DriftOutcome::Reported)),
+        ("event_drift_repaired", drift(DriftOutcome::Repaired { operations: 1 })),
+        ("event_drift_failed", drift(DriftOutcome::Failed { message: "no".into() })),
+        ("event_drift_gave_up", drift(DriftOutcome::GaveUp { retry_s: 30 })),
         (
-            "event",
-            Event { uptime_ms: 4_200, dropped: 0, kind: EventKind::WorkloadStarted { pid: 79 } }.into(),
+            "event_address_conflict",
+            event(EventKind::AddressConflict {
+                interface: "eth0".into(),
+                address: "172.18.0.2".into(),
+                mac: "02:42:ac:12:00:09".into(),
+            }),
         ),
         ("exited_code", WorkloadExited { exit: Exit::Code(7) }.into()),
         ("exited_signal", WorkloadExited { exit: Exit::Signal(15) }.into()),
@@ -168,6 +329,8 @@ fn from_host() -> Vec<(&'static str, FromHost)> {
         ("welcome", Welcome { protocol: 1, host_version: "0.1.0".into(), heartbeat_ms: 5_000 }.into()),
         ("refused", Refused { reason: "no".into() }.into()),
         ("apply", Apply { generation: 300, state: desired() }.into()),
+        ("apply_short", Apply { generation: 300, state: short() }.into()),
+        ("confirm", Confirm { generation: 300 }.into()),
         ("names", Names { version: 300, tables: tables() }.into()),
         ("exit_seen", ExitSeen.into()),
         ("stop", Stop { grace_ms: 2_000 }.into()),
@@ -224,6 +387,7 @@ fn encoded() -> BTreeMap<&'static str, String> {
     let frames = guest.chain(host).map(|(name, frame)| (name, hex(&whole_frame(frame))));
     let digests = [
         ("digest_of_apply_state", hex(&state_digest(&desired()).0)),
+        ("digest_of_apply_short_state", hex(&state_digest(&short()).0)),
         ("digest_of_names_tables", hex(&names_digest(&tables()).0)),
     ];
     let streams = streams().into_iter().map(|(name, bytes)| (name, hex(&bytes)));
@@ -261,7 +425,19 @@ fn every_pinned_frame_is_read_as_the_message_it_is() {
 fn the_protocol_document_shows_these_bytes() {
     let document = include_str!("../../../docs/protocol.md");
     let spaceless: String = document.chars().filter(|c| !c.is_whitespace()).collect();
-    let shown = ["hello", "welcome", "names", "apply", "received", "exited_code", "exit_seen", "signal"];
+    let shown = [
+        "hello",
+        "welcome",
+        "names",
+        "apply_short",
+        "digest_of_apply_short_state",
+        "received",
+        "confirm",
+        "event_drift_repaired",
+        "exited_code",
+        "exit_seen",
+        "signal",
+    ];
     let streams = streams();
     for name in shown.into_iter().chain(streams.iter().map(|(name, _)| *name)) {
         assert!(
