@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, env};
 
 use proptest::{
     prelude::*,
-    test_runner::{Config, TestCaseError, TestRunner},
+    test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner},
 };
 use tether::{
     kernel::Fault,
@@ -22,9 +22,15 @@ use crate::{
 
 /// Tries `test` with as many values as the environment says, or `cases`.
 pub(crate) fn for_all<S: Strategy>(cases: u32, strategy: &S, test: impl Fn(S::Value) -> Result<(), String>) {
-    let cases = env::var("TETHER_CASES").ok().map_or(cases, |text| text.parse().unwrap());
+    let asked: Option<u32> = env::var("TETHER_CASES").ok().map(|text| text.parse().unwrap());
+    let cases = asked.unwrap_or(cases);
     let config = Config { cases, max_shrink_iters: 400, failure_persistence: None, ..Config::default() };
-    let result = TestRunner::new(config).run(strategy, |value| test(value).map_err(TestCaseError::fail));
+    // The same values each time, so that a change that breaks something is the one that is told;
+    // others where somebody asks for a number of them.
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner =
+        if asked.is_some() { TestRunner::new(config) } else { TestRunner::new_with_rng(config, rng) };
+    let result = runner.run(strategy, |value| test(value).map_err(TestCaseError::fail));
     if let Err(failure) = result {
         panic!("{failure}");
     }

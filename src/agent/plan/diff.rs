@@ -47,7 +47,7 @@ pub fn diff(from: &KernelState, target: &Target) -> Vec<Operation> {
     let addresses = addresses::changes(left, &scope);
     let (come_neighbours, gone_neighbours) = neighbours(left, &scope);
     let (come_routes, gone_routes) = routes(from, left, &addresses.come, &scope);
-    let (come_rules, gone_rules) = rules(from, target);
+    let rules = rules(from, target);
 
     let mut operations = links.first;
     operations.extend(addresses.first.into_iter().map(Operation::RemoveAddress));
@@ -56,8 +56,9 @@ pub fn diff(from: &KernelState, target: &Target) -> Vec<Operation> {
     operations.extend(addresses.come.into_iter().map(Operation::AddAddress));
     operations.extend(come_neighbours.into_iter().map(Operation::SetNeighbour));
     operations.extend(come_routes);
-    operations.extend(come_rules.into_iter().map(Operation::AddRule));
-    operations.extend(gone_rules.into_iter().map(Operation::RemoveRule));
+    operations.extend(rules.first.into_iter().map(Operation::RemoveRule));
+    operations.extend(rules.come.into_iter().map(Operation::AddRule));
+    operations.extend(rules.last.into_iter().map(Operation::RemoveRule));
     operations.extend(gone_routes.into_iter().map(Operation::RemoveRoute));
     operations.extend(gone_neighbours.into_iter().map(Operation::RemoveNeighbour));
     operations.extend(addresses.last.into_iter().map(Operation::RemoveAddress));
@@ -174,7 +175,16 @@ fn routes(
     (come, gone.cloned().collect())
 }
 
-fn rules(from: &KernelState, target: &Target) -> (Vec<Rule>, Vec<Rule>) {
+/// What changes of rules.
+struct Rules {
+    /// Those that would be taken for others.
+    first: Vec<Rule>,
+    come: Vec<Rule>,
+    /// Those that nothing replaces.
+    last: Vec<Rule>,
+}
+
+fn rules(from: &KernelState, target: &Target) -> Rules {
     let to = &target.state;
     let there: HashSet<&Rule> = from.rules.iter().collect();
     let wanted: HashSet<&Rule> = to.rules.iter().collect();
@@ -189,8 +199,45 @@ fn rules(from: &KernelState, target: &Target) -> (Vec<Rule>, Vec<Rule>) {
         }
         if mine { Some(ours) } else { (target.restores && !new.opaque).then(|| new.clone()) }
     });
+    let mut come: Vec<Rule> = come.collect();
     let gone = from.rules.iter().filter(|old| old.is_ours() && !wanted.contains(old));
-    (come.collect(), gone.cloned().collect())
+
+    // The kernel looks at what a rule says, not at what it leaves open: of two of one priority it
+    // takes the one that says less for the other, when it is added and when it is removed. So all
+    // of ours of such a priority go, those that say more first, before any comes.
+    let place = |rule: &Rule| (rule.ipv6, rule.priority);
+    let mut ours: HashMap<_, usize> = HashMap::new();
+    for rule in from.rules.iter().filter(|rule| rule.is_ours()) {
+        *ours.entry(place(rule)).or_default() += 1;
+    }
+    let coming: HashSet<_> = come.iter().map(place).collect();
+    let contested: HashSet<_> = gone
+        .clone()
+        .map(place)
+        .filter(|place| coming.contains(place) || ours.get(place) > Some(&1))
+        .collect();
+    let (mut first, last): (Vec<Rule>, Vec<Rule>) =
+        gone.cloned().partition(|rule| contested.contains(&place(rule)));
+    let again = |rule: &&Rule| rule.is_ours() && wanted.contains(rule) && contested.contains(&place(rule));
+    for rule in from.rules.iter().filter(again) {
+        first.push(rule.clone());
+        come.push(rule.clone());
+    }
+    first.sort_by_key(|rule| std::cmp::Reverse(says(rule)));
+    Rules { first, come, last }
+}
+
+/// How much a rule says of the packets it is for.
+fn says(rule: &Rule) -> u32 {
+    let said = [
+        rule.from.is_some(),
+        rule.to.is_some(),
+        rule.iif.is_some(),
+        rule.oif.is_some(),
+        rule.fwmask != 0,
+        rule.suppress_prefix_length.is_some(),
+    ];
+    said.into_iter().map(u32::from).sum()
 }
 
 /// What is left of a state when some of its links go down: the kernel drops their IPv6
