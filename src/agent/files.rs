@@ -220,12 +220,12 @@ fn hosts_block(desired: &Desired) -> String {
 /// and takes the first answer.
 fn resolv_conf(desired: &Desired) -> String {
     let mut text = format!("# Made by tether, which knows the real servers.\nnameserver {EMBEDDED_DNS}\n");
-    if !desired.search.is_empty() {
-        let _ = writeln!(text, "search {}", desired.search.join(" "));
+    if !desired.dns.search.is_empty() {
+        let _ = writeln!(text, "search {}", desired.dns.search.join(" "));
     }
     let is_ndots =
         |option: &String| option.strip_prefix("ndots:").is_some_and(|number| number.parse::<u8>().is_ok());
-    let mut options = desired.options.clone();
+    let mut options = desired.dns.options.clone();
     if !options.iter().any(is_ndots) {
         options.push("ndots:0".to_owned());
     }
@@ -323,9 +323,9 @@ mod tests {
         assert!(
             resolv_conf(&desired).ends_with("nameserver 127.0.0.11\nsearch a.example\noptions ndots:0\n")
         );
-        desired.options = vec!["ndots:2".into(), "edns0".into()];
+        desired.dns.options = vec!["ndots:2".into(), "edns0".into()];
         assert!(resolv_conf(&desired).ends_with("\noptions ndots:2 edns0\n"));
-        desired.options = vec!["ndots:x".into()];
+        desired.dns.options = vec!["ndots:x".into()];
         assert!(resolv_conf(&desired).ends_with("\noptions ndots:x ndots:0\n"));
     }
 

@@ -39,7 +39,7 @@ impl Names {
             }
         }
         Self {
-            ttl: checked.ttl_seconds,
+            ttl: checked.summary.ttl_seconds,
             networks: checked.networks.iter().map(Network::new).collect(),
             pointers,
         }
@@ -114,10 +114,14 @@ mod tests {
         let endpoint = |names: &[&str], address: &str| EndpointNames {
             names: names.iter().map(ToString::to_string).collect(),
             addresses: vec![address.into()],
+            ports: vec![],
         };
-        let network = |name: &str, endpoints| NetworkNames { network: name.into(), endpoints };
+        let network = |name: &str, endpoints| NetworkNames {
+            network: name.into(),
+            endpoints,
+            ..NetworkNames::default()
+        };
         let tables = NameTables {
-            ttl_seconds: 5,
             networks: vec![
                 network(
                     "Front",
@@ -125,6 +129,7 @@ mod tests {
                 ),
                 network("back", vec![endpoint(&["web"], "10.2.0.2"), endpoint(&["db.v2"], "10.2.0.3")]),
             ],
+            ..NameTables::default()
         };
         Names::new(&tables.check().unwrap())
     }

@@ -318,7 +318,12 @@ impl Guest<'_> {
                 self.exit_seen = true;
             }
             // The session answers these itself, and a greeting comes once.
-            FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
+            FromHost::Welcome(_)
+            | FromHost::Refused(_)
+            | FromHost::Ping(_)
+            | FromHost::Pong(_)
+            | FromHost::NamesDelta(_)
+            | FromHost::FlushCache(_) => {}
         }
     }
 

@@ -471,9 +471,13 @@ mod tests {
 
     #[test]
     fn names_the_guests_decoder_would_refuse_are_refused_here() {
-        let endpoint = tether_wire::names::EndpointNames { names: vec!["abc".into(); 64], addresses: vec![] };
-        let network =
-            tether_wire::names::NetworkNames { network: "n".into(), endpoints: vec![endpoint; 55_000] };
+        let endpoint =
+            tether_wire::names::EndpointNames { names: vec!["abc".into(); 64], ..Default::default() };
+        let network = tether_wire::names::NetworkNames {
+            network: "n".into(),
+            endpoints: vec![endpoint; 55_000],
+            ..Default::default()
+        };
         let tables = NameTables { networks: vec![network], ..NameTables::default() };
         assert!(matches!(Guest::default().want_names(&tables), Err(NamesError::TooLong(_))));
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec::{self, DecodeError},
     frame::{Frame, FrameCodec, Limit},
-    names::NameTables,
+    names::{NameTables, Summary, delta},
     problem::Problem,
     state::DesiredState,
     status::{Digest, Observed, Stamp, Status},
@@ -192,6 +192,30 @@ pub struct Names {
     /// The document.
     pub tables: NameTables,
 }
+
+/// This is what changes in the names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesDelta {
+    /// The version it is a change of. A guest that has another answers [`NamesGap`].
+    pub base: u64,
+    /// The number of the tables it leads to, above `base`, and their digest.
+    pub stamp: Stamp,
+    /// The changes, in order.
+    pub changes: Vec<delta::Change>,
+}
+
+/// A [`NamesDelta`] does not fit the tables in force, which stay: send the whole tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamesGap {
+    /// The number of the delta.
+    pub version: u64,
+    /// The tables in force, if any.
+    pub has: Option<Stamp>,
+}
+
+/// Forget what upstreams have answered. Nothing follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushCache;
 
 /// Name tables are in force: every query from now on is answered by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -445,6 +469,7 @@ messages! {
         Confirmed = 21, 16;
         NamesApplied = 33, 64;
         NamesFailed = 34, MIB;
+        NamesGap = 36, 64;
         Status = 48, 4 * MIB;
         Event = 49, 64 * KIB;
         WorkloadExited = 50, 4 * KIB;
@@ -461,6 +486,8 @@ messages! {
         Apply = 16, 4 * MIB;
         Confirm = 20, 16;
         Names = 32, 16 * MIB;
+        NamesDelta = 35, MIB;
+        FlushCache = 37, 16;
         ExitSeen = 51, 16;
         Stop = 64, 16;
         Signal = 65, 16;
@@ -509,7 +536,7 @@ pub fn state_digest(state: &DesiredState) -> Digest {
 
 /// The digest of name tables, as [`Stamp`] has it.
 pub fn names_digest(tables: &NameTables) -> Digest {
-    codec::digest(tables)
+    Summary::of(tables).digest()
 }
 
 #[cfg(test)]
@@ -557,13 +584,15 @@ mod tests {
         let endpoint = |n: usize| crate::names::EndpointNames {
             names: vec![format!("container-number-{n:06}"), format!("{n:012x}")],
             addresses: vec!["172.18.255.254".into()],
+            ports: vec![],
         };
         let tables = NameTables {
-            ttl_seconds: 5,
             networks: vec![crate::names::NetworkNames {
                 network: "net".into(),
                 endpoints: (0..crate::names::MAX_ENDPOINTS).map(endpoint).collect(),
+                ..crate::names::NetworkNames::default()
             }],
+            ..NameTables::default()
         };
         let names = FromHost::from(Names { version: 1, tables });
         let frame = names.to_frame();

@@ -26,6 +26,8 @@ pub const MAX_NEIGHBOURS: usize = 4_096;
 /// The most upstream servers, search domains, resolver options, extra hosts or alternative names
 /// in one document.
 pub const MAX_ENTRIES: usize = 1_024;
+/// The most addresses the DNS server listens on: each has a thread.
+pub const MAX_LISTEN: usize = 8;
 /// How long a host has to confirm what could cut it off, in seconds, unless the document says.
 pub const DEFAULT_CONFIRM_S: u32 = 15;
 
@@ -384,14 +386,61 @@ pub struct Neighbour {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dns {
-    /// Servers for names that are not the host's own, tried in order: `10.0.0.53`,
-    /// `10.0.0.53:5353`, `[fd00::53]:53`, `fe80::53%eth0`.
+    /// Servers for names that are not local: `10.0.0.53`, `10.0.0.53:5353`, `[fd00::53]:53`,
+    /// `fe80::53%eth0`. They are taken for equal: whichever answers soonest is asked.
     pub upstreams: Vec<String>,
+    /// Servers of single networks, for single domains, or behind TLS.
+    pub forward: Vec<Forward>,
     /// Search domains for `/etc/resolv.conf`. `.` is dropped.
     pub search: Vec<String>,
     /// Options for `/etc/resolv.conf`, passed on as they are. `ndots:0` is added when there is
     /// no valid `ndots`.
     pub options: Vec<String>,
+    /// Addresses of this guest the server listens on, port 53, UDP and TCP; 127.0.0.11 when there
+    /// are none. `/etc/resolv.conf` names the first. It answers nobody but this guest.
+    pub listen: Vec<String>,
+    /// How much memory answers of upstreams are kept in, in KiB, 4,096 at most; 0: none is kept.
+    /// Absent: 256.
+    pub cache_kib: Option<u32>,
+    /// How long an answer may still be given after its time to live when no upstream answers, in
+    /// seconds, 604,800 at most (RFC 8767); 0: not at all. Absent: 3,600.
+    pub stale_s: Option<u32>,
+    /// How many questions may be at upstreams at one time, 1 to 512. As many again wait. Absent:
+    /// 256.
+    pub in_flight: Option<u32>,
+    /// Private, loopback and link-local addresses in answers of `upstreams`, and of `forward`
+    /// without domains, are refused: the name would lead a browser of the guest's to its inside
+    /// (DNS rebinding).
+    pub refuse_private_answers: bool,
+    /// A name below a network's own name that nobody has does not exist: upstreams are not asked.
+    pub keep_own_names: bool,
+}
+
+/// Servers that are taken for equal, and what they are asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Forward {
+    /// The domains whose names they are asked for, `corp.example`, and nothing else; the longest
+    /// that fits a name decides. None: they are asked for everything, as `upstreams` are.
+    pub domains: Vec<String>,
+    /// The servers, spelled as in `upstreams`; at least one. The port is 853 unless given where
+    /// there is `tls`.
+    pub servers: Vec<String>,
+    /// They are asked through this interface only, whatever the routes say.
+    pub interface: Option<String>,
+    /// They are asked over TLS (RFC 7858).
+    pub tls: Option<DnsTls>,
+}
+
+/// How DNS servers behind TLS are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsTls {
+    /// The name their certificates are for.
+    pub name: String,
+    /// Who vouches for them: certificates in PEM, at least one, 64 KiB at most. A server's own
+    /// self-signed one will do.
+    pub ca: String,
 }
 
 /// One extra line of `/etc/hosts`.

@@ -144,10 +144,18 @@ pub struct DnsCounters {
     pub queries: u64,
     /// Answered from the name tables.
     pub local: u64,
-    /// Sent to an upstream.
+    /// Answered from the cache, stale answers included.
+    pub cached: u64,
+    /// Answered from the cache past their time to live, because no upstream answered.
+    pub stale: u64,
+    /// Left to upstreams, or to somebody's question to them.
     pub forwarded: u64,
+    /// Of those: joined to an equal question that was on its way.
+    pub coalesced: u64,
     /// Answered with SERVFAIL: no upstream, or none that answered.
     pub failed: u64,
+    /// Of those: too many questions were on their way and waiting.
+    pub dropped: u64,
     /// Not answered: no DNS, or not a question.
     pub ignored: u64,
 }

@@ -20,7 +20,7 @@ pub struct Upstream {
     pub address: IpAddr,
     /// For a link-local IPv6 address: the interface it is on.
     pub scope: Option<IfName>,
-    /// Its port, 53 unless given.
+    /// Its port.
     pub port: u16,
 }
 
@@ -47,9 +47,17 @@ impl fmt::Display for Upstream {
 impl std::str::FromStr for Upstream {
     type Err = String;
 
-    /// Reads `10.0.0.53`, `10.0.0.53:5353`, `fd00::53`, `[fd00::53]:53`, `fe80::53%eth0` and
-    /// `[fe80::53%eth0]:53`.
+    /// As [`parse`](Upstream::parse), with port 53.
     fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text, 53)
+    }
+}
+
+impl Upstream {
+    /// Reads `10.0.0.53`, `10.0.0.53:5353`, `fd00::53`, `[fd00::53]:53`, `fe80::53%eth0` and
+    /// `[fe80::53%eth0]:53`; `port` is that of those without.
+    pub fn parse(text: &str, port: u16) -> Result<Self, String> {
+        let default = port;
         let nonsense =
             || format!("{} is not a DNS server: write 10.0.0.53 or [fd00::53]:53, say", quoted(text));
         let (host, port) = match text.strip_prefix('[') {
@@ -69,7 +77,7 @@ impl std::str::FromStr for Upstream {
         let address: IpAddr = host.parse().map_err(|_| nonsense())?;
         let port = match port {
             Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(nonsense)?,
-            None => 53,
+            None => default,
         };
         let link_local = is_link_local(address);
         match scope {

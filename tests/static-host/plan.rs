@@ -210,12 +210,14 @@ impl Plan {
                 Some(EndpointNames {
                     names: other.names.clone(),
                     addresses: endpoint.addresses.iter().map(|a| a.address().to_string()).collect(),
+                    ..EndpointNames::default()
                 })
             })
         };
         let network = |endpoint: &Endpoint| NetworkNames {
             network: self.networks[endpoint.network].name.clone(),
             endpoints: endpoints(endpoint.network).collect(),
+            ..NetworkNames::default()
         };
         NameTables { networks: container.endpoints.iter().map(network).collect(), ..NameTables::default() }
     }

@@ -27,7 +27,7 @@ pub(super) fn upstreams(desired: &Desired, now: &KernelState) -> Vec<SocketAddr>
             }
         }
     };
-    desired.upstreams.iter().filter_map(usable).collect()
+    desired.dns.forward.iter().flat_map(|forward| &forward.servers).filter_map(usable).collect()
 }
 
 #[cfg(test)]

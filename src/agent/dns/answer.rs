@@ -171,10 +171,12 @@ mod tests {
     use super::*;
 
     fn names() -> Names {
-        let endpoint =
-            |name: &str, addresses: Vec<String>| EndpointNames { names: vec![name.into()], addresses };
+        let endpoint = |name: &str, addresses: Vec<String>| EndpointNames {
+            names: vec![name.into()],
+            addresses,
+            ports: vec![],
+        };
         let tables = NameTables {
-            ttl_seconds: 5,
             networks: vec![NetworkNames {
                 network: "net".into(),
                 endpoints: vec![
@@ -182,7 +184,9 @@ mod tests {
                     endpoint("four", vec!["172.18.0.3".into()]),
                     endpoint("crowd", (1..=60).map(|n| format!("172.18.1.{n}")).collect()),
                 ],
+                links: vec![],
             }],
+            ..NameTables::default()
         };
         Names::new(&tables.check().unwrap())
     }

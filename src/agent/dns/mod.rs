@@ -105,6 +105,7 @@ impl Server {
             forwarded: self.shared.forwarded.load(Relaxed),
             failed: self.shared.failed.load(Relaxed),
             ignored: self.shared.ignored.load(Relaxed),
+            ..DnsCounters::default()
         }
     }
 

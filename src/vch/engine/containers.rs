@@ -313,8 +313,9 @@ pub(super) fn check_dns_name(what: &str, name: &str) -> Result<(), EngineError> 
             "{what} {name:?} is too long to be found by: {LONGEST_NAME} characters at most"
         )));
     }
-    let endpoint = EndpointNames { names: vec![name.to_owned()], addresses: Vec::new() };
-    let network = NetworkNames { network: "n".to_owned(), endpoints: vec![endpoint] };
+    let endpoint = EndpointNames { names: vec![name.to_owned()], ..EndpointNames::default() };
+    let network =
+        NetworkNames { network: "n".to_owned(), endpoints: vec![endpoint], ..NetworkNames::default() };
     let tables = NameTables { networks: vec![network], ..NameTables::default() };
     match tables.check() {
         Ok(_) => Ok(()),
@@ -443,8 +444,9 @@ pub(super) fn check_documents(
     let mut problems = desired_state(container, networks).check().err().unwrap_or_default();
     let tables = container.endpoints.iter().filter_map(|endpoint| {
         let network = networks.get(&endpoint.network)?;
-        let endpoints = vec![EndpointNames { names: names_of(container, endpoint), addresses: Vec::new() }];
-        Some(NetworkNames { network: network.name.clone(), endpoints })
+        let endpoints =
+            vec![EndpointNames { names: names_of(container, endpoint), ..EndpointNames::default() }];
+        Some(NetworkNames { network: network.name.clone(), endpoints, ..NetworkNames::default() })
     });
     let tables = NameTables { networks: tables.collect(), ..NameTables::default() };
     problems.extend(tables.check().err().unwrap_or_default());

@@ -3,11 +3,7 @@
 //! All of it follows from the records, so that a host that was killed tells its guests the same
 //! again, and they find nothing to do.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use tether_host::{ApplyError, GuestId, NamesError};
 use tether_wire::{
@@ -190,6 +186,7 @@ pub(super) fn desired_state(container: &Container, networks: &BTreeMap<String, N
             upstreams,
             search: given(list(&host_config.dns_search), &host.search),
             options: list(&host_config.dns_options),
+            ..Dns::default()
         },
         hosts: container.run.as_ref().map(|run| run.hosts.clone()).unwrap_or_default(),
         ..DesiredState::default()
@@ -230,21 +227,16 @@ impl State {
         let networks = container.endpoints.iter().filter(|endpoint| endpoint.active.is_some());
         let networks = networks.filter_map(|endpoint| {
             let network = self.networks.get(&endpoint.network)?;
-            let links = self.links(endpoint);
-            let hidden: BTreeSet<String> =
-                links.iter().flat_map(|link| &link.names).map(|name| name.to_ascii_lowercase()).collect();
             let others = self.on_network(&network.id).filter_map(|other| {
                 let found = other.state.phase == Phase::Running || other.id == container.id;
                 let its = other.endpoint(&network.id).filter(|_| found)?;
-                // A link's name comes before everybody's own.
-                let names: Vec<String> = names_of(other, its)
-                    .into_iter()
-                    .filter(|name| !hidden.contains(&name.to_ascii_lowercase()))
-                    .collect();
-                endpoint_names(its, names)
+                endpoint_names(its, names_of(other, its))
             });
-            let endpoints = others.chain(links.clone()).collect();
-            Some(NetworkNames { network: network.name.clone(), endpoints })
+            Some(NetworkNames {
+                network: network.name.clone(),
+                links: self.links(endpoint),
+                endpoints: others.collect(),
+            })
         });
         NameTables { networks: networks.collect(), ..NameTables::default() }
     }
@@ -262,7 +254,7 @@ impl State {
 
 fn endpoint_names(endpoint: &Endpoint, names: Vec<String>) -> Option<EndpointNames> {
     let addresses = endpoint.active.as_ref()?.addresses.iter().map(|prefix| prefix.address().to_string());
-    (!names.is_empty()).then(|| EndpointNames { names, addresses: addresses.collect() })
+    (!names.is_empty()).then(|| EndpointNames { names, addresses: addresses.collect(), ports: Vec::new() })
 }
 
 /// The names of a container on a network: its own, its aliases there, its short id, its host

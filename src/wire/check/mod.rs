@@ -19,14 +19,14 @@ use crate::{
     pci::PciPlace,
     problem::{Problem, Problems},
     state::{
-        ConflictCheck, DEFAULT_CONFIRM_S, DesiredState, DriftPolicy, Family, Ipv4Settings, Ipv6Settings,
-        MAX_ADDRESSES, MAX_ENTRIES, MAX_HOPS, MAX_INTERFACES, MAX_NEIGHBOURS, MAX_ROUTES, MAX_RULES,
-        Preference, RouteType, Scope, Workload,
+        ConflictCheck, DEFAULT_CONFIRM_S, DesiredState, DriftPolicy, Family, Forward, Ipv4Settings,
+        Ipv6Settings, MAX_ADDRESSES, MAX_ENTRIES, MAX_HOPS, MAX_INTERFACES, MAX_LISTEN, MAX_NEIGHBOURS,
+        MAX_ROUTES, MAX_RULES, Preference, RouteType, Scope, Workload,
     },
-    upstream::Upstream,
     value::{IfName, MacAddr, Prefix},
 };
 
+pub use resolver::{DesiredDns, DesiredForward};
 pub(crate) use workload::check_workload;
 
 /// A desired state whose every value is good.
@@ -44,12 +44,8 @@ pub struct Desired {
     pub routes: Vec<DesiredRoute>,
     /// Policy rules, each unique.
     pub rules: Vec<DesiredRule>,
-    /// Upstream servers in the order they are tried.
-    pub upstreams: Vec<Upstream>,
-    /// Search domains, without `.`.
-    pub search: Vec<String>,
-    /// Resolver options, without white space.
-    pub options: Vec<String>,
+    /// Name resolution.
+    pub dns: DesiredDns,
     /// Extra hosts.
     pub hosts: Vec<DesiredHost>,
     /// What is done about drift.
@@ -254,7 +250,7 @@ impl DesiredState {
         let routes = route::check_routes(self, &interfaces, &mut problems);
         let rules = rule::check_rules(&self.rules, &routes, &mut problems);
         together::check(&interfaces, &routes, &mut problems);
-        let (upstreams, search, options) = resolver::check_dns(&self.dns, &mut problems);
+        let dns = resolver::check_dns(&self.dns, &mut problems);
         let hosts = (self.hosts.iter().enumerate())
             .filter_map(|(h, host)| resolver::check_host(&format!("hosts[{h}]"), host, &mut problems))
             .collect();
@@ -273,9 +269,7 @@ impl DesiredState {
             interfaces,
             routes,
             rules,
-            upstreams,
-            search,
-            options,
+            dns,
             hosts,
             drift: self.drift,
             confirm_within: Duration::from_secs(confirm_s.into()),
@@ -289,7 +283,8 @@ impl DesiredState {
             |count: fn(&crate::state::Interface) -> usize| self.interfaces.iter().map(count).sum();
         let routes: usize = of_interfaces(|interface| interface.routes.len());
         let hops: usize = self.routes.iter().map(|route| route.hops.len()).sum();
-        let counts: [(&str, usize, usize); 12] = [
+        let of_forward = |count: fn(&Forward) -> usize| self.dns.forward.iter().map(count).sum();
+        let counts: [(&str, usize, usize); 16] = [
             ("interfaces", self.interfaces.len(), MAX_INTERFACES),
             ("interfaces[].addresses", of_interfaces(|i| i.addresses.len()), MAX_ADDRESSES),
             ("interfaces[].neighbours", of_interfaces(|i| i.neighbours.len()), MAX_NEIGHBOURS),
@@ -298,6 +293,10 @@ impl DesiredState {
             ("routes[].hops", hops, MAX_HOPS),
             ("rules", self.rules.len(), MAX_RULES),
             ("dns.upstreams", self.dns.upstreams.len(), MAX_ENTRIES),
+            ("dns.forward", self.dns.forward.len(), MAX_ENTRIES),
+            ("dns.forward[].domains", of_forward(|forward| forward.domains.len()), MAX_ENTRIES),
+            ("dns.forward[].servers", of_forward(|forward| forward.servers.len()), MAX_ENTRIES),
+            ("dns.listen", self.dns.listen.len(), MAX_LISTEN),
             ("dns.search", self.dns.search.len(), MAX_ENTRIES),
             ("dns.options", self.dns.options.len(), MAX_ENTRIES),
             ("hosts", self.hosts.len(), MAX_ENTRIES),
@@ -323,9 +322,7 @@ impl Desired {
             interfaces: Vec::new(),
             routes: Vec::new(),
             rules: Vec::new(),
-            upstreams: Vec::new(),
-            search: Vec::new(),
-            options: Vec::new(),
+            dns: DesiredDns::default(),
             hosts: Vec::new(),
             drift: DriftPolicy::Repair,
             confirm_within: Duration::from_secs(DEFAULT_CONFIRM_S.into()),

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::state::{
-    Address, Create, DesiredState, Dns, Hop, Interface, Match, Neighbour, PathRoute, Route, Rule,
+    Address, Create, DesiredState, Dns, DnsTls, Forward, Hop, Interface, Match, Neighbour, PathRoute, Route,
+    Rule,
 };
 
 fn address(text: &str) -> Address {
@@ -435,7 +436,17 @@ proptest! {
         eth0.neighbours.push(Neighbour { address: text(8), mac: text(9) });
         state.interfaces.push(vlan(&texts[10], &texts[11], 7));
         state.rules.push(Rule { priority: n, from: Some(text(6)), iif: Some(text(10)), table: n, ..Rule::default() });
-        state.dns = Dns { upstreams: texts.clone(), search: texts.clone(), options: texts.clone() };
+        let tls = DnsTls { name: text(0), ca: text(1) };
+        let forward = Forward { domains: texts.clone(), servers: texts.clone(), interface: Some(text(2)), tls: Some(tls) };
+        state.dns = Dns {
+            upstreams: texts.clone(),
+            forward: vec![forward],
+            search: texts.clone(),
+            options: texts.clone(),
+            listen: texts[..8].to_vec(),
+            cache_kib: Some(n),
+            ..Dns::default()
+        };
         let _ = state.check();
     }
 }

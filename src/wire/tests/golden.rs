@@ -12,11 +12,11 @@ use bytes::BytesMut;
 use tether_wire::{
     message::{
         Apply, Confirm, Confirmed, Drift, DriftOutcome, Event, EventKind, Exit, ExitSeen, Failed,
-        FailedOperation, Failure, FromGuest, FromHost, Hello, Names, NamesApplied, NamesFailed, Phase, Ping,
-        Pong, Received, Refused, Sender, Signal, Stop, Verified, Welcome, WorkloadExited, names_digest,
-        state_digest,
+        FailedOperation, Failure, FlushCache, FromGuest, FromHost, Hello, Names, NamesApplied, NamesDelta,
+        NamesFailed, NamesGap, Phase, Ping, Pong, Received, Refused, Sender, Signal, Stop, Verified, Welcome,
+        WorkloadExited, names_digest, state_digest,
     },
-    names::{EndpointNames, NameTables, NetworkNames},
+    names::{EndpointNames, NameTables, NetworkNames, delta},
     problem::Problem,
     state::{
         Address, ConflictCheck, Create, DesiredState, Dns, DriftPolicy, Family, Hop, HostEntry, Interface,
@@ -90,6 +90,7 @@ fn short() -> DesiredState {
             upstreams: vec!["10.0.0.53".into()],
             search: vec!["example.com".into()],
             options: vec!["ndots:1".into()],
+            ..Dns::default()
         },
         hosts: vec![HostEntry { address: "10.0.0.9".into(), names: vec!["db".into()] }],
         workload: Some(Workload {
@@ -210,9 +211,24 @@ fn tables() -> NameTables {
             endpoints: vec![EndpointNames {
                 names: vec!["server".into()],
                 addresses: vec!["172.18.0.2".into()],
+                ports: vec![],
             }],
+            links: vec![],
         }],
+        hosts: vec![],
     }
+}
+
+fn delta() -> NamesDelta {
+    let endpoint = |name: &str| EndpointNames { names: vec![name.into()], ..EndpointNames::default() };
+    let change = delta::Change {
+        network: "net".into(),
+        links_removed: vec![endpoint("a")],
+        links_added: vec![endpoint("b")],
+        removed: vec![endpoint("c")],
+        added: vec![endpoint("d")],
+    };
+    NamesDelta { base: 299, stamp: stamp(), changes: vec![change] }
 }
 
 fn event(kind: EventKind) -> FromGuest {
@@ -289,6 +305,7 @@ fn from_guest() -> Vec<(&'static str, FromGuest)> {
         ("confirmed", Confirmed { generation: 300 }.into()),
         ("names_applied", NamesApplied { stamp: stamp() }.into()),
         ("names_failed", NamesFailed { version: 2, problems: vec![problem] }.into()),
+        ("names_gap", NamesGap { version: 301, has: Some(stamp()) }.into()),
         (
             "status",
             Status {
@@ -298,7 +315,7 @@ fn from_guest() -> Vec<(&'static str, FromGuest)> {
                 applied: Some(stamp()),
                 names: Some(stamp()),
                 observed: observed(),
-                dns: DnsCounters { queries: 5, local: 3, forwarded: 2, failed: 1, ignored: 0 },
+                dns: DnsCounters { queries: 5, local: 3, forwarded: 2, failed: 1, ..DnsCounters::default() },
                 skipped_frames: 0,
                 conditions: vec![Condition { part: "dns".into(), message: "busy".into() }],
             }
@@ -332,6 +349,8 @@ fn from_host() -> Vec<(&'static str, FromHost)> {
         ("apply_short", Apply { generation: 300, state: short() }.into()),
         ("confirm", Confirm { generation: 300 }.into()),
         ("names", Names { version: 300, tables: tables() }.into()),
+        ("flush_cache", FlushCache.into()),
+        ("names_delta", delta().into()),
         ("exit_seen", ExitSeen.into()),
         ("stop", Stop { grace_ms: 2_000 }.into()),
         ("signal", Signal { number: 15 }.into()),
@@ -429,6 +448,8 @@ fn the_protocol_document_shows_these_bytes() {
         "hello",
         "welcome",
         "names",
+        "names_delta",
+        "names_gap",
         "apply_short",
         "digest_of_apply_short_state",
         "received",
