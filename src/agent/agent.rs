@@ -4,7 +4,7 @@ mod apply;
 mod confirm;
 mod probe;
 mod recover;
-mod upstreams;
+mod resolver;
 mod watch;
 
 use std::{net::IpAddr, sync::Arc};
@@ -12,8 +12,8 @@ use std::{net::IpAddr, sync::Arc};
 use tether_wire::{
     boot::BootWorkload,
     check::Desired,
-    message::{EventKind, NamesApplied, NamesFailed, names_digest},
-    names::NameTables,
+    message::{EventKind, NamesApplied, NamesDelta, NamesFailed, NamesGap, names_digest},
+    names::{NameTables, delta::Change},
     problem::Problem,
     status::{Condition, Stamp, Status},
     value::MacAddr,
@@ -48,6 +48,8 @@ pub struct Lifeline {
 pub struct Agent {
     kernel: Kernel,
     dns: dns::Server,
+    /// What the server was told.
+    dns_settings: Option<dns::Settings>,
     files: Files,
     claims: Claims,
     journal: Journal,
@@ -79,6 +81,15 @@ struct InForce {
     skipped: Vec<Problem>,
 }
 
+/// Why names are not changed: those in force stay.
+#[derive(Clone, Debug)]
+pub enum NamesNotChanged {
+    /// They are not what the change is one of.
+    Gap(NamesGap),
+    /// The change is wrong in itself.
+    Failed(NamesFailed),
+}
+
 /// Something the agent has to see to.
 #[derive(Debug)]
 pub enum Happened {
@@ -105,6 +116,7 @@ impl Agent {
         Self {
             kernel,
             dns,
+            dns_settings: None,
             files,
             claims: Claims::new(),
             originals: journal.note().originals.clone(),
@@ -178,6 +190,30 @@ impl Agent {
         self.names = Some(stamp);
         tracing::debug!(version, "names in force");
         Ok(NamesApplied { stamp })
+    }
+
+    /// Changes the names in force, all of it or nothing.
+    pub fn change_names(&mut self, delta: &NamesDelta) -> Result<NamesApplied, NamesNotChanged> {
+        let version = delta.stamp.generation;
+        // The same change again, whose acknowledgement was lost perhaps.
+        if self.names == Some(delta.stamp) {
+            return Ok(NamesApplied { stamp: delta.stamp });
+        }
+        let gap = NamesNotChanged::Gap(NamesGap { version, has: self.names });
+        if version <= delta.base || self.names.is_none_or(|now| now.generation != delta.base) {
+            return Err(gap);
+        }
+        let checked = Change::check_all(&delta.changes)
+            .map_err(|problems| NamesNotChanged::Failed(NamesFailed { version, problems }))?;
+        self.dns.change_names(&checked, &delta.stamp.digest).map_err(|_| gap)?;
+        self.names = Some(delta.stamp);
+        tracing::debug!(version, "names changed");
+        Ok(NamesApplied { stamp: delta.stamp })
+    }
+
+    /// Forgets what upstreams have answered.
+    pub fn flush_cache(&self) {
+        self.dns.flush_cache();
     }
 
     /// What there is to report.

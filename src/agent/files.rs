@@ -219,7 +219,8 @@ fn hosts_block(desired: &Desired) -> String {
 /// The content of `/etc/resolv.conf`: our server alone, because musl asks all servers at once
 /// and takes the first answer.
 fn resolv_conf(desired: &Desired) -> String {
-    let mut text = format!("# Made by tether, which knows the real servers.\nnameserver {EMBEDDED_DNS}\n");
+    let server = desired.dns.listen.first().copied().unwrap_or(EMBEDDED_DNS.into());
+    let mut text = format!("# Made by tether, which knows the real servers.\nnameserver {server}\n");
     if !desired.dns.search.is_empty() {
         let _ = writeln!(text, "search {}", desired.dns.search.join(" "));
     }

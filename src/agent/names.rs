@@ -1,169 +1,362 @@
-//! Name tables, ready to be searched: names folded to lower case, addresses beside them.
+//! Name tables, prepared for answers: names as they are in packets, folded to lower case, their
+//! addresses beside them, sorted and none twice.
 //!
-//! A table is made once, when names change, and never changes afterwards; the DNS server swaps
-//! whole tables.
+//! Whole tables are made once; a change touches what it names and nothing else, so that a name
+//! among 100,000 comes and goes as quickly as one among ten. It must not know packets or sockets.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+mod domain;
+mod holders;
+
+use std::{collections::HashMap, net::IpAddr};
+
+use tether_wire::{
+    names::{
+        CheckedChange, CheckedEndpoint, CheckedNames, EndpointNames, MAX_ENDPOINTS, Port, Protocol, Sum,
+        Summary,
+    },
+    status::Digest,
 };
 
-use tether_wire::names::{CheckedNames, CheckedNetwork};
+pub(crate) use domain::{MAX_NAME, fold, is_at_or_below, wire};
+use domain::{labels, reversed};
+use holders::Holders;
+pub(crate) use holders::{Addresses, Place};
 
 /// All names a guest may look up.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// Time to live of every answer, in seconds.
-    pub ttl: u32,
-    networks: Vec<Network>,
-    /// The one name an address leads back to.
-    pointers: HashMap<IpAddr, Box<str>>,
+    /// What stands for all of it.
+    summary: Summary,
+    /// The networks' names, folded, in search order.
+    networks: Vec<Box<[u8]>>,
+    /// Endpoints, links and extra hosts, by the number the maps know them by.
+    entries: Vec<Option<Entry>>,
+    /// Numbers that are free.
+    free: Vec<u32>,
+    /// By folded name.
+    by_name: HashMap<Box<[u8]>, Holders>,
+    /// Who has an address.
+    by_address: HashMap<IpAddr, Vec<u32>>,
 }
 
+/// An endpoint, a link or an extra host.
 #[derive(Debug)]
-struct Network {
-    /// Folded.
-    name: Box<str>,
-    /// By folded name: the addresses of everybody who has it, none twice.
-    names: HashMap<Box<str>, Vec<IpAddr>>,
+struct Entry {
+    place: Place,
+    /// What tells it from others of its place.
+    short: u64,
+    /// Its first name, spelled as it was given.
+    first: Box<[u8]>,
+    addresses: Addresses,
+    ports: Box<[Port]>,
+}
+
+/// A change that does not fit the tables: they are not what its sender takes them for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap;
+
+/// What the tables know of a name.
+#[derive(Debug)]
+pub(crate) enum Found<'t> {
+    /// Somebody has it.
+    Name(&'t Addresses),
+    /// It is an address's, and this is the answer, spelled as it was given, without the root.
+    Pointer(&'t [u8]),
+    /// It is a service of somebody's.
+    Service {
+        /// Its ports, each once.
+        ports: Vec<u16>,
+        /// Where the somebody's name begins in the name asked for.
+        host_at: u8,
+        /// The somebody's addresses.
+        addresses: &'t Addresses,
+    },
+    /// Nobody has it, and it is a network's own name, below which there may be others.
+    Network,
+    /// Nobody has it, and it is below a network's own name.
+    BelowNetwork,
+    /// It is nothing of ours.
+    Foreign,
 }
 
 impl Names {
     /// Prepares checked tables.
     pub fn new(checked: &CheckedNames) -> Self {
-        let mut pointers = HashMap::new();
-        for endpoint in checked.networks.iter().flat_map(|network| &network.endpoints) {
-            // The first name is the PTR name, bare: `name.network` broke Kerberos (moby#26298).
-            for (address, name) in endpoint.addresses.iter().zip(endpoint.names.first().into_iter().cycle()) {
-                pointers.entry(*address).or_insert_with(|| name.as_str().into());
-            }
-        }
-        Self {
-            ttl: checked.summary.ttl_seconds,
-            networks: checked.networks.iter().map(Network::new).collect(),
-            pointers,
-        }
-    }
-
-    /// The addresses of `name`, which is folded and has no final dot: `name` on the first
-    /// network that knows it, or `name.network`. Names of more parts are tried whole first,
-    /// because Docker's names may have dots. `None` when nobody has the name.
-    pub fn addresses(&self, name: &str) -> Option<&[IpAddr]> {
-        let whole = self.networks.iter().find_map(|network| network.names.get(name));
-        let qualified = || {
-            self.networks.iter().find_map(|network| {
-                let bare = name.strip_suffix(&*network.name)?.strip_suffix('.')?;
-                network.names.get(bare)
-            })
+        let mut names = Self {
+            summary: checked.summary.clone(),
+            networks: checked.networks.iter().map(|network| wire(&network.network, true)).collect(),
+            ..Self::default()
         };
-        whole.or_else(qualified).map(Vec::as_slice)
+        let mut touched = Vec::new();
+        checked.hosts.iter().for_each(|host| names.add(Place::HOSTS, host, &mut touched));
+        for (n, network) in checked.networks.iter().enumerate() {
+            let (links, endpoints) = (Place::links_of(n), names.endpoints_of(n));
+            network.links.iter().for_each(|link| names.add(links, link, &mut touched));
+            network.endpoints.iter().for_each(|endpoint| names.add(endpoints, endpoint, &mut touched));
+        }
+        names.settle(touched);
+        names
     }
 
-    /// The name of `address`.
-    pub fn pointer(&self, address: IpAddr) -> Option<&str> {
-        self.pointers.get(&address).map(|name| &**name)
+    /// Their digest.
+    pub fn digest(&self) -> Digest {
+        self.summary.digest()
     }
-}
 
-impl Network {
-    fn new(network: &CheckedNetwork) -> Self {
-        let mut names: HashMap<Box<str>, Vec<IpAddr>> = HashMap::new();
-        for endpoint in &network.endpoints {
-            for name in &endpoint.names {
-                let addresses = names.entry(name.to_ascii_lowercase().into()).or_default();
-                addresses.extend(&endpoint.addresses);
+    /// The time to live of every answer, in seconds.
+    pub(crate) fn ttl(&self) -> u32 {
+        self.summary.ttl_seconds
+    }
+
+    /// Makes these changes if they lead to tables of this digest, and none of them otherwise.
+    pub fn change(&mut self, changes: &[CheckedChange], digest: &Digest) -> Result<(), Gap> {
+        let mut summary = self.summary.clone();
+        let mut removed = Vec::new();
+        let mut added = Vec::new();
+        for change in changes {
+            let n = self.summary.networks.iter().position(|(name, ..)| *name == change.network).ok_or(Gap)?;
+            let (_, links, endpoints) = summary.networks.get_mut(n).ok_or(Gap)?;
+            for (place, sum, goes, comes) in [
+                (Place::links_of(n), links, &change.links_removed, &change.links_added),
+                (self.endpoints_of(n), endpoints, &change.removed, &change.added),
+            ] {
+                for entry in goes {
+                    removed.push(self.find_entry(place, entry, &removed).ok_or(Gap)?);
+                    sum.subtract(Sum::of(entry));
+                }
+                for entry in comes {
+                    sum.add(entry.sum);
+                    added.push((place, entry));
+                }
             }
         }
-        let mut seen = HashSet::new();
-        for addresses in names.values_mut() {
-            seen.clear();
-            addresses.retain(|address| seen.insert(*address));
+        let count = self.entries.len() - self.free.len() - removed.len() + added.len();
+        if summary.digest() != *digest || count > MAX_ENDPOINTS {
+            return Err(Gap);
         }
-        Self { name: network.network.to_ascii_lowercase().into(), names }
+        let mut touched = Vec::new();
+        for (number, names) in removed {
+            self.remove(number, names, &mut touched);
+        }
+        for (place, entry) in added {
+            self.add(place, entry, &mut touched);
+        }
+        self.settle(touched);
+        self.summary = summary;
+        Ok(())
+    }
+
+    /// What is known of a name, folded, without its root.
+    pub(crate) fn find(&self, name: &[u8]) -> Found<'_> {
+        if let Some(addresses) = self.addresses(name) {
+            return Found::Name(addresses);
+        }
+        if let Some(address) = reversed(name) {
+            return self.pointer(address).map_or(Found::Foreign, Found::Pointer);
+        }
+        if let Some(service) = self.service(name) {
+            return service;
+        }
+        let is_network = |name: &[u8]| self.networks.iter().any(|network| **network == *name);
+        if is_network(name) {
+            return Found::Network;
+        }
+        if labels(name).any(|at| is_network(&name[at..])) { Found::BelowNetwork } else { Found::Foreign }
+    }
+
+    /// The addresses of `name`: the first place that has it, or `name.network`. Names of more
+    /// parts are tried whole first, because Docker's names may have dots.
+    fn addresses(&self, name: &[u8]) -> Option<&Addresses> {
+        self.holders(name).map(|(_, addresses)| addresses)
+    }
+
+    /// Who has `name` in the first place that has it, and their addresses.
+    fn holders(&self, name: &[u8]) -> Option<(Members<'_>, &Addresses)> {
+        if let Some(holders) = self.by_name.get(name) {
+            return self.in_place(holders, None);
+        }
+        for at in labels(name) {
+            let Some(n) = self.networks.iter().position(|network| **network == name[at..]) else {
+                continue;
+            };
+            if let Some(holders) = self.by_name.get(&name[..at]) {
+                let in_place = |place| self.in_place(holders, Some(place));
+                let there = in_place(Place::links_of(n)).or_else(|| in_place(self.endpoints_of(n)));
+                if there.is_some() {
+                    return there;
+                }
+            }
+        }
+        None
+    }
+
+    fn in_place<'t>(
+        &'t self,
+        holders: &'t Holders,
+        place: Option<Place>,
+    ) -> Option<(Members<'t>, &'t Addresses)> {
+        match holders {
+            Holders::One(number) => {
+                let entry = self.entry(*number)?;
+                let fits = place.is_none_or(|place| entry.place == place);
+                fits.then_some((Members(std::slice::from_ref(number)), &entry.addresses))
+            }
+            Holders::Many(groups) => {
+                let fits = |group: &&holders::Group| place.is_none_or(|place| group.place == place);
+                groups.iter().find(fits).map(|group| (Members(&group.members), &group.addresses))
+            }
+        }
+    }
+
+    /// The ports of `_port._protocol.name` or `_service._protocol.name` (RFC 2782), and the name's
+    /// addresses. `None` where nobody has the name, or a port of that name.
+    fn service(&self, name: &[u8]) -> Option<Found<'_>> {
+        let (service, rest) = label(name)?;
+        let (protocol, host) = label(rest)?;
+        let (service, protocol) = (service.strip_prefix(b"_")?, protocol.strip_prefix(b"_")?);
+        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+            .into_iter()
+            .find(|known| known.as_str().as_bytes() == protocol)?;
+        let (Members(members), addresses) = self.holders(host)?;
+        let number = std::str::from_utf8(service).ok().and_then(|text| text.parse().ok());
+        let is_it = |port: &&Port| {
+            let called =
+                || port.name.as_ref().is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(service));
+            port.protocol == protocol && (number == Some(port.number) || called())
+        };
+        let entries = members.iter().filter_map(|number| self.entry(*number));
+        let mut ports: Vec<u16> =
+            entries.flat_map(|entry| &*entry.ports).filter(is_it).map(|port| port.number).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let host_at = u8::try_from(name.len() - host.len()).ok()?;
+        (!ports.is_empty()).then_some(Found::Service { ports, host_at, addresses })
+    }
+
+    /// The one name an address leads back to, bare: `name.network` broke Kerberos (moby#26298).
+    /// Networks come before links and extra hosts, whose names are another's only for this guest.
+    fn pointer(&self, address: IpAddr) -> Option<&[u8]> {
+        let entries = self.by_address.get(&address)?.iter().filter_map(|number| self.entry(*number));
+        let first_network = self.endpoints_of(0);
+        let entry = entries.min_by_key(|entry| (entry.place < first_network, entry.place, &entry.first))?;
+        Some(&entry.first)
+    }
+
+    fn entry(&self, number: u32) -> Option<&Entry> {
+        self.entries.get(number as usize)?.as_ref()
+    }
+
+    /// Where a network's endpoints are: behind everybody's links.
+    fn endpoints_of(&self, network: usize) -> Place {
+        Place::links_of(self.networks.len() + network)
+    }
+
+    /// The number of an entry, which is none of those in `taken`.
+    fn find_entry<'c>(
+        &self,
+        place: Place,
+        names: &'c EndpointNames,
+        taken: &[(u32, &'c EndpointNames)],
+    ) -> Option<(u32, &'c EndpointNames)> {
+        let short = Sum::of(names).short();
+        let is_it = |number: &u32| {
+            let entry = self.entry(*number);
+            entry.is_some_and(|entry| entry.place == place && entry.short == short)
+                && taken.iter().all(|(taken, _)| taken != number)
+        };
+        let holders = self.by_name.get(&*wire(names.names.first()?, true))?;
+        holders.numbers().into_iter().find(is_it).map(|number| (number, names))
+    }
+
+    /// Adds an entry. The names it touches have to be settled.
+    fn add(&mut self, place: Place, endpoint: &CheckedEndpoint, touched: &mut Vec<Box<[u8]>>) {
+        let entry = Entry {
+            place,
+            short: endpoint.sum.short(),
+            first: endpoint.names.first().map(|name| wire(name, false)).unwrap_or_default(),
+            addresses: Addresses::of(endpoint.addresses.iter().copied()),
+            ports: endpoint.ports.clone().into(),
+        };
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
+        });
+        for name in &endpoint.names {
+            let name = wire(name, true);
+            match self.by_name.get_mut(&name) {
+                None => {
+                    self.by_name.insert(name, Holders::One(number));
+                }
+                // The same name twice, in other cases perhaps.
+                Some(Holders::One(only)) if *only == number => {}
+                Some(holders) => {
+                    holders
+                        .add(number, place, |other| self.entries[other as usize].as_ref().map(|e| e.place));
+                    touched.push(name);
+                }
+            }
+        }
+        for address in entry.addresses.all() {
+            self.by_address.entry(address).or_default().push(number);
+        }
+        self.entries[number as usize] = Some(entry);
+    }
+
+    /// Removes an entry. The names it touches have to be settled.
+    fn remove(&mut self, number: u32, names: &EndpointNames, touched: &mut Vec<Box<[u8]>>) {
+        let Some(entry) = self.entries.get_mut(number as usize).and_then(Option::take) else {
+            return;
+        };
+        for name in &names.names {
+            let name = wire(name, true);
+            match self.by_name.get_mut(&name) {
+                Some(Holders::One(only)) if *only == number => {
+                    self.by_name.remove(&name);
+                }
+                Some(holders) => {
+                    holders.remove(number);
+                    touched.push(name);
+                }
+                None => {}
+            }
+        }
+        for address in entry.addresses.all() {
+            if let Some(holders) = self.by_address.get_mut(&address) {
+                holders.retain(|holder| *holder != number);
+                if holders.is_empty() {
+                    self.by_address.remove(&address);
+                }
+            }
+        }
+        self.free.push(number);
+    }
+
+    /// Gathers the addresses of shared names that have changed, each once however often it has.
+    fn settle(&mut self, mut touched: Vec<Box<[u8]>>) {
+        touched.sort_unstable();
+        touched.dedup();
+        for name in touched {
+            let Some(holders) = self.by_name.get_mut(&name) else { continue };
+            let entries = &self.entries;
+            let settled = holders.settle(|number| {
+                entries.get(number as usize).and_then(Option::as_ref).map(|entry| &entry.addresses)
+            });
+            if !settled {
+                self.by_name.remove(&name);
+            }
+        }
     }
 }
 
-/// The address a reverse name is about: `2.0.18.172.in-addr.arpa` (RFC 1035 section 3.5) or 32
-/// nibbles under `ip6.arpa` (RFC 3596 section 2.5). Folded, without a final dot.
-pub fn reverse(name: &str) -> Option<IpAddr> {
-    if let Some(labels) = name.strip_suffix(".in-addr.arpa") {
-        let mut octets = [0; 4];
-        let mut parts = labels.rsplit('.');
-        for octet in &mut octets {
-            let part = parts.next()?;
-            *octet = part.parse().ok().filter(|_| part.bytes().all(|b| b.is_ascii_digit()))?;
-        }
-        return parts.next().is_none().then(|| Ipv4Addr::from(octets).into());
-    }
-    let mut bits: u128 = 0;
-    let mut parts = name.strip_suffix(".ip6.arpa")?.rsplit('.');
-    for _ in 0..32 {
-        let part = parts.next().filter(|part| part.len() == 1)?;
-        bits = bits << 4 | u128::from(part.chars().next()?.to_digit(16)?);
-    }
-    parts.next().is_none().then(|| Ipv6Addr::from_bits(bits).into())
+/// Numbers of entries.
+#[derive(Clone, Copy, Debug)]
+struct Members<'t>(&'t [u32]);
+
+/// The first label of a name, without its length, and what follows.
+fn label(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = name.split_first()?;
+    rest.split_at_checked(usize::from(*length))
 }
 
 #[cfg(test)]
-mod tests {
-    use tether_wire::names::{EndpointNames, NameTables, NetworkNames};
-
-    use super::*;
-
-    fn names() -> Names {
-        let endpoint = |names: &[&str], address: &str| EndpointNames {
-            names: names.iter().map(ToString::to_string).collect(),
-            addresses: vec![address.into()],
-            ports: vec![],
-        };
-        let network = |name: &str, endpoints| NetworkNames {
-            network: name.into(),
-            endpoints,
-            ..NetworkNames::default()
-        };
-        let tables = NameTables {
-            networks: vec![
-                network(
-                    "Front",
-                    vec![endpoint(&["Web", "www"], "10.1.0.2"), endpoint(&["api", "www"], "10.1.0.3")],
-                ),
-                network("back", vec![endpoint(&["web"], "10.2.0.2"), endpoint(&["db.v2"], "10.2.0.3")]),
-            ],
-            ..NameTables::default()
-        };
-        Names::new(&tables.check().unwrap())
-    }
-
-    fn found(name: &str) -> Vec<String> {
-        names().addresses(name).unwrap_or_default().iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn the_first_network_that_has_a_name_wins() {
-        assert_eq!(found("web"), ["10.1.0.2"]);
-        assert_eq!(found("web.back"), ["10.2.0.2"]);
-        assert_eq!(found("web.front"), ["10.1.0.2"]);
-        assert_eq!(found("db.v2"), ["10.2.0.3"]);
-        assert_eq!(found("db.v2.back"), ["10.2.0.3"]);
-        assert_eq!(found("db.v2.front"), [""; 0]);
-        assert_eq!(found("nobody"), [""; 0]);
-    }
-
-    #[test]
-    fn a_shared_alias_has_everybodys_addresses() {
-        assert_eq!(found("www"), ["10.1.0.2", "10.1.0.3"]);
-    }
-
-    #[test]
-    fn reverse_names_are_read_and_answered_by_the_first_name() {
-        assert_eq!(reverse("2.0.1.10.in-addr.arpa"), Some("10.1.0.2".parse().unwrap()));
-        let six = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa";
-        assert_eq!(reverse(six), Some("fd00::1".parse().unwrap()));
-        for name in
-            ["0.1.10.in-addr.arpa", "1.2.0.1.10.in-addr.arpa", "+2.0.1.10.in-addr.arpa", "d.f.ip6.arpa", "x"]
-        {
-            assert_eq!(reverse(name), None, "{name}");
-        }
-        assert_eq!(names().pointer("10.1.0.2".parse().unwrap()), Some("Web"));
-    }
-}
+mod tests;

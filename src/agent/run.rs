@@ -1,6 +1,6 @@
 //! The trunk: boot document → channel → desired state → plan → kernel → verify → report.
 
-use std::{io::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tether_wire::{
@@ -9,7 +9,6 @@ use tether_wire::{
     names::NameTables,
     problem::Problem,
     state::DesiredState,
-    upstream::EMBEDDED_DNS,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -17,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    agent::{Agent, Happened, Lifeline},
+    agent::{Agent, Happened, Lifeline, NamesNotChanged},
     boot::{self, DocumentError},
     channel::{Channel, Incoming},
     deadline::sleep_until_some,
@@ -90,7 +89,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     if init::is_process_1() {
         kernel.loopback_up().await?;
     }
-    let dns = dns::Server::start(SocketAddr::from((EMBEDDED_DNS, 53)))?;
+    let dns = dns::Server::start(&dns::Settings::default())?;
     let files = if boot.root.is_some() && init::is_process_1() {
         Preparation::files()?;
         Files::shown(init::ETC.into())
@@ -306,6 +305,18 @@ impl Guest<'_> {
                 }
                 self.report_soon();
             }
+            FromHost::NamesDelta(delta) => {
+                match self.agent.change_names(&delta) {
+                    Ok(applied) => {
+                        self.in_force();
+                        self.channel.reply(connection, applied).await;
+                    }
+                    Err(NamesNotChanged::Gap(gap)) => self.channel.reply(connection, gap).await,
+                    Err(NamesNotChanged::Failed(failed)) => self.channel.reply(connection, failed).await,
+                }
+                self.report_soon();
+            }
+            FromHost::FlushCache(_) => self.agent.flush_cache(),
             FromHost::Confirm(Confirm { generation }) => {
                 if self.agent.confirm(generation) {
                     self.channel.reply(connection, Confirmed { generation }).await;
@@ -318,12 +329,7 @@ impl Guest<'_> {
                 self.exit_seen = true;
             }
             // The session answers these itself, and a greeting comes once.
-            FromHost::Welcome(_)
-            | FromHost::Refused(_)
-            | FromHost::Ping(_)
-            | FromHost::Pong(_)
-            | FromHost::NamesDelta(_)
-            | FromHost::FlushCache(_) => {}
+            FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
         }
     }
 

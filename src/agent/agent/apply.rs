@@ -14,7 +14,7 @@ use tether_wire::{
 };
 use tokio::time::{self, timeout_at};
 
-use super::{Agent, InForce, confirm::Unconfirmed, upstreams::upstreams};
+use super::{Agent, InForce, confirm::Unconfirmed};
 use crate::{
     files::Snapshot,
     journal::Good,
@@ -123,7 +123,6 @@ impl Agent {
         let files = self.files.snapshot();
         match self.reach(&desired, &mut target, before.clone(), operations).await {
             Ok((operations, now)) => {
-                self.dns.set_upstreams(upstreams(&desired, &now));
                 self.seen = now;
                 self.originals = target.originals.clone();
                 self.in_force = Some(InForce {
@@ -132,6 +131,7 @@ impl Agent {
                     since,
                     skipped: target.skipped.clone(),
                 });
+                self.configure_dns();
                 self.watch.forgive();
                 self.hold_addresses(&target);
                 Ok(Reached { operations, dangerous, target })

@@ -10,7 +10,6 @@ use tether_wire::{
 use super::{
     Agent, InForce,
     apply::{Reads, reads, untouched},
-    upstreams::upstreams,
 };
 use crate::{
     journal::Note,
@@ -88,10 +87,10 @@ impl Agent {
         if with_files {
             self.files.put_in_force(desired).map_err(|problem| untouched(Phase::Files, vec![problem]))?;
         }
-        self.dns.set_upstreams(upstreams(desired, &self.seen));
         if let Some(in_force) = &mut self.in_force {
             in_force.skipped.clone_from(&target.skipped);
         }
+        self.configure_dns();
         self.watch.forgive();
         self.hold_addresses(&target);
         Ok(operations)

@@ -91,6 +91,8 @@ impl Agent {
     pub async fn look(&mut self) -> Vec<EventKind> {
         let started = Instant::now();
         let events = self.look_now().await;
+        // A link may have come that servers are on, or an address that makes one this machine.
+        self.configure_dns();
         if std::mem::take(&mut self.leaves_memory) {
             memory::give_back();
         }

@@ -1,112 +1,148 @@
-//! The embedded DNS server on 127.0.0.11, UDP and TCP.
+//! The embedded DNS server, on 127.0.0.11 and where else the host wants it.
 //!
-//! It runs on a thread of its own, so that a configuration being applied never delays an answer,
-//! and its sockets live as long as the agent: names and upstreams are swapped under it. Local
-//! names are answered by `answer`, everything else goes to `upstream`.
+//! Each address has a thread for UDP, so that an answer never waits for a configuration: it takes
+//! what has come in one system call, answers local names (`answer`) and what is known already
+//! (`cache`), and sends that in another. Everything else goes to one more thread: TCP clients
+//! (`stream`) and questions for others (`relay`). Sockets live as long as they are wanted; names
+//! and settings are changed under them.
 
 mod answer;
+mod batch;
+mod cache;
+mod client;
+mod counters;
+mod health;
+mod holder;
+mod listener;
+mod packet;
+mod relay;
+mod relayed;
+mod settings;
+mod stream;
+mod tls;
 mod upstream;
+mod writer;
 
 use std::{
+    collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
-    time::Duration,
+    time::Instant,
 };
 
-use hickory_proto::op::{Message, ResponseCode};
-use tether_wire::status::DnsCounters;
+use socket2::Socket;
+use tether_wire::{
+    names::CheckedChange,
+    status::{Digest, DnsCounters},
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::{Notify, Semaphore, mpsc},
-    time::{sleep, timeout},
+    runtime::Handle,
+    sync::{Notify, mpsc},
 };
 
-use crate::names::Names;
-use answer::{Outcome, Transport};
-use upstream::Forwarder;
+use crate::names::{Gap, Names};
+use answer::{Outcome, answer};
+use batch::Batch;
+use client::Client;
+use counters::Counters;
+use listener::Listener;
+use packet::{Code, Query};
+use relay::{Relay, Waiting};
 
-/// Questions that may be at upstreams at one time; more are answered with SERVFAIL.
-const IN_FLIGHT: usize = 512;
-/// TCP connections that may be open at one time.
-const CONNECTIONS: usize = 64;
-/// How long a TCP connection may be idle (RFC 7766 section 6.2.3 leaves the number to us).
-const IDLE: Duration = Duration::from_secs(10);
-/// How often a port that is taken is tried again.
-const RETRY: Duration = Duration::from_millis(500);
+pub use settings::{Route, ServerAddress, Settings};
+
+/// Questions on their way from the UDP threads to the relay.
+const HANDED_OVER: usize = 1_024;
 
 /// The server, as the rest of the agent sees it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Server {
     shared: Arc<Shared>,
+    runtime: Handle,
+    listeners: Vec<Listener>,
 }
 
+/// What all threads of the server share.
 #[derive(Debug)]
 struct Shared {
-    names: RwLock<Arc<Names>>,
-    upstreams: RwLock<Arc<[SocketAddr]>>,
-    forwarder: Forwarder,
-    in_flight: Semaphore,
-    turn: AtomicUsize,
-    queries: AtomicU64,
-    local: AtomicU64,
-    forwarded: AtomicU64,
-    failed: AtomicU64,
-    ignored: AtomicU64,
-    condition: Mutex<Option<String>>,
+    names: RwLock<Names>,
+    relay: Arc<Relay>,
+    /// To the relay's thread.
+    questions: mpsc::Sender<Waiting>,
+    keep_own_names: AtomicBool,
+    turn: AtomicU32,
+    counters: Arc<Counters>,
+    /// Why it does not listen somewhere.
+    conditions: Mutex<BTreeMap<IpAddr, String>>,
     changed: Notify,
 }
 
 impl Server {
-    /// Starts the server's thread. A port that is taken is a [condition](Self::condition) and
-    /// tried again; an error here means that there is no thread.
-    pub fn start(address: SocketAddr) -> io::Result<Self> {
+    /// Starts the server's threads, which listen where `settings` say. A port that is taken is a
+    /// [condition](Self::condition) and tried again; an error here means that there is no thread.
+    pub fn start(settings: &Settings) -> io::Result<Self> {
+        let counters = Arc::new(Counters::default());
+        let relay = Arc::new(Relay::new(Arc::clone(&counters)));
+        let (questions, taken) = mpsc::channel(HANDED_OVER);
         let shared = Arc::new(Shared {
             names: RwLock::default(),
-            upstreams: RwLock::new(Arc::new([])),
-            forwarder: Forwarder::default(),
-            in_flight: Semaphore::new(IN_FLIGHT),
-            turn: AtomicUsize::new(0),
-            queries: AtomicU64::new(0),
-            local: AtomicU64::new(0),
-            forwarded: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            ignored: AtomicU64::new(0),
-            condition: Mutex::default(),
+            relay: Arc::clone(&relay),
+            questions,
+            keep_own_names: AtomicBool::new(false),
+            turn: AtomicU32::new(0),
+            counters,
+            conditions: Mutex::default(),
             changed: Notify::new(),
         });
-        let server = Self { shared: Arc::clone(&shared) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
         std::thread::Builder::new()
-            .name("dns".to_owned())
-            .spawn(move || runtime.block_on(serve(address, shared)))?;
+            .name("dns relay".to_owned())
+            .spawn(move || runtime.block_on(take_questions(taken, relay)))?;
+        let mut server = Self { shared, runtime: handle, listeners: Vec::new() };
+        server.configure(settings)?;
         Ok(server)
     }
 
     /// Answers by these names from now on. No socket closes and no query is lost.
     pub fn set_names(&self, names: Names) {
-        *self.shared.names.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names);
+        let before = std::mem::replace(&mut *self.names(), names);
+        // It may be a large one: nobody has to wait until it is gone.
+        drop(before);
     }
 
-    /// Asks these servers from now on.
-    pub fn set_upstreams(&self, upstreams: Vec<SocketAddr>) {
-        *self.shared.upstreams.write().unwrap_or_else(PoisonError::into_inner) = upstreams.into();
+    /// Makes these changes to the names if they lead to names of this digest, and none otherwise.
+    pub fn change_names(&self, changes: &[CheckedChange], digest: &Digest) -> Result<(), Gap> {
+        self.names().change(changes, digest)
+    }
+
+    /// Behaves like this from now on. What listens, and goes on listening there, is not touched.
+    /// An error means that there is no thread for an address.
+    pub fn configure(&mut self, settings: &Settings) -> io::Result<()> {
+        self.shared.keep_own_names.store(settings.keep_own_names, Relaxed);
+        self.shared.relay.configure(settings);
+        self.listeners.retain(|listener| settings.listen.contains(&listener.address()));
+        for address in &settings.listen {
+            if self.listeners.iter().all(|listener| listener.address() != *address) {
+                let shared = Arc::clone(&self.shared);
+                self.listeners.push(Listener::start(*address, shared, self.runtime.clone())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what upstreams have answered.
+    pub fn flush_cache(&self) {
+        self.shared.relay.flush();
     }
 
     /// What it has done so far.
     pub fn counters(&self) -> DnsCounters {
-        DnsCounters {
-            queries: self.shared.queries.load(Relaxed),
-            local: self.shared.local.load(Relaxed),
-            forwarded: self.shared.forwarded.load(Relaxed),
-            failed: self.shared.failed.load(Relaxed),
-            ignored: self.shared.ignored.load(Relaxed),
-            ..DnsCounters::default()
-        }
+        self.shared.counters.values()
     }
 
     /// Waits until the [condition](Self::condition) has changed. One caller at a time.
@@ -114,153 +150,116 @@ impl Server {
         self.shared.changed.notified().await;
     }
 
-    /// Why it does not listen, if it does not.
+    /// Why it does not listen somewhere, if it does not.
     pub fn condition(&self) -> Option<String> {
-        self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let conditions = self.shared.conditions();
+        let all: Vec<&str> = conditions.values().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    fn names(&self) -> std::sync::RwLockWriteGuard<'_, Names> {
+        self.shared.names.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Listens, for ever.
-async fn serve(address: SocketAddr, shared: Arc<Shared>) {
-    let set = |condition: Option<String>| {
-        let mut now = shared.condition.lock().unwrap_or_else(PoisonError::into_inner);
-        if *now != condition {
-            *now = condition;
-            shared.changed.notify_one();
-        }
-    };
-    let (udp, tcp) = loop {
-        match bind(address).await {
-            Ok(sockets) => break sockets,
-            Err(error) => {
-                let message = format!("cannot listen on {address}: {error}; trying on");
-                if shared.condition.lock().is_ok_and(|before| before.as_ref() != Some(&message)) {
-                    tracing::warn!("DNS {message}");
-                }
-                set(Some(message));
-                sleep(RETRY).await;
-            }
-        }
-    };
-    set(None);
-    let tcp = serve_tcp(tcp, Arc::clone(&shared));
-    tokio::join!(serve_udp(Arc::new(udp), shared), tcp);
-}
-
-async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    Ok((UdpSocket::bind(address).await?, TcpListener::bind(address).await?))
-}
-
-async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
-            // An error of one packet (ICMP answers to our replies); the socket is good.
-            continue;
-        };
-        match shared.decide(&buffer[..length], Transport::Udp) {
-            Outcome::Local(reply) => drop(socket.try_send_to(&reply, client)),
-            Outcome::Ignore => {}
-            Outcome::Forward(query) => {
-                let (socket, shared) = (Arc::clone(&socket), Arc::clone(&shared));
-                tokio::spawn(async move {
-                    let reply = shared.forward(&query, Transport::Udp).await;
-                    // A client that is gone does not matter.
-                    let _ = socket.send_to(&reply, client).await;
-                });
-            }
-        }
+/// Takes the questions of the UDP threads, for ever.
+async fn take_questions(mut questions: mpsc::Receiver<Waiting>, relay: Arc<Relay>) {
+    while let Some(question) = questions.recv().await {
+        relay.take(question);
     }
-}
-
-async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    serve_connection(stream, shared).await;
-                    drop(permit);
-                });
-            }
-            // Out of file descriptors, most likely: give others time to close theirs.
-            Err(_) => sleep(Duration::from_millis(50)).await,
-        }
-    }
-}
-
-/// Serves the queries of one connection as they come, many at a time (RFC 7766 section 6.2.1.1),
-/// until it is closed, idle or broken.
-async fn serve_connection(stream: TcpStream, shared: Arc<Shared>) {
-    let (mut reader, mut writer) = stream.into_split();
-    let (replies, mut to_write) = mpsc::channel::<Vec<u8>>(32);
-    let writing = async move {
-        while let Some(reply) = to_write.recv().await {
-            let length = u16::try_from(reply.len()).unwrap_or(u16::MAX).to_be_bytes();
-            let bytes = [&length[..], &reply].concat();
-            if !matches!(timeout(IDLE, writer.write_all(&bytes)).await, Ok(Ok(()))) {
-                break;
-            }
-        }
-    };
-    let reading = async move {
-        while let Ok(Ok(length)) = timeout(IDLE, reader.read_u16()).await {
-            let mut packet = vec![0; usize::from(length)];
-            if !matches!(timeout(IDLE, reader.read_exact(&mut packet)).await, Ok(Ok(_))) {
-                break;
-            }
-            match shared.decide(&packet, Transport::Tcp) {
-                Outcome::Local(reply) => {
-                    if replies.send(reply).await.is_err() {
-                        break;
-                    }
-                }
-                Outcome::Ignore => break,
-                Outcome::Forward(query) => {
-                    let (replies, shared) = (replies.clone(), Arc::clone(&shared));
-                    tokio::spawn(async move {
-                        let reply = shared.forward(&query, Transport::Tcp).await;
-                        let _ = replies.send(reply).await;
-                    });
-                }
-            }
-        }
-    };
-    tokio::join!(reading, writing);
 }
 
 impl Shared {
-    fn decide(&self, packet: &[u8], transport: Transport) -> Outcome {
-        self.queries.fetch_add(1, Relaxed);
-        let names = Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner));
-        let outcome = answer::answer(&names, packet, transport, self.turn.fetch_add(1, Relaxed));
-        match outcome {
-            Outcome::Local(_) => self.local.fetch_add(1, Relaxed),
-            Outcome::Forward(_) => self.forwarded.fetch_add(1, Relaxed),
-            Outcome::Ignore => self.ignored.fetch_add(1, Relaxed),
-        };
-        outcome
+    /// Has everything answered that was received.
+    fn answer_batch(&self, batch: &mut Batch, socket: &Arc<Socket>) {
+        // Once for all of them: whoever changes the names waits for a fraction of a millisecond.
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        batch.answer(|packet, asker, out| {
+            let query = match self.decide(&names, packet, true, out) {
+                Decided::Reply(length) => return length,
+                Decided::Ignore => return 0,
+                Decided::Ask(query) => query,
+            };
+            let Some(address) = asker.address() else { return 0 };
+            let client = Client::Udp(Arc::clone(socket), address);
+            if self.questions.try_send(Waiting { packet: packet.into(), client }).is_ok() {
+                return 0;
+            }
+            self.counters.dropped.add();
+            self.counters.failed.add();
+            answer::without_records(&query, true, Code::ServFail, out)
+        });
     }
 
-    /// The reply to a question that is not ours. There is always one: SERVFAIL at worst.
-    async fn forward(&self, query: &Message, transport: Transport) -> Vec<u8> {
-        let upstreams = Arc::clone(&self.upstreams.read().unwrap_or_else(PoisonError::into_inner));
-        let reply = match self.in_flight.try_acquire() {
-            Ok(_permit) if !upstreams.is_empty() => self.forwarder.forward(&upstreams, query).await,
-            _ => None,
-        };
-        let reply = reply.unwrap_or_else(|| {
-            let mut sorry = answer::reply_to(query);
-            sorry.metadata.response_code = ResponseCode::ServFail;
-            sorry
+    /// Answers a question of a TCP client, now or later. `false` when it is not one.
+    fn answer_on_stream(&self, packet: Vec<u8>, place: mpsc::OwnedPermit<Vec<u8>>) -> bool {
+        let decided = client::write(|out| {
+            let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+            match self.decide(&names, &packet, false, out) {
+                Decided::Reply(length) => Some(Some(out[..length].to_vec())),
+                Decided::Ask(_) => Some(None),
+                Decided::Ignore => None,
+            }
         });
-        if reply.metadata.response_code == ResponseCode::ServFail {
-            self.failed.fetch_add(1, Relaxed);
+        match decided {
+            Some(Some(answer)) => drop(place.send(answer)),
+            Some(None) => self.relay.take(Waiting { packet: packet.into(), client: Client::Tcp(place) }),
+            None => return false,
         }
-        answer::encode(&reply, query, transport)
+        true
     }
+
+    /// Decides about a packet, and answers it in `out` if that needs nobody else.
+    fn decide<'p>(&self, names: &Names, packet: &'p [u8], udp: bool, out: &mut [u8]) -> Decided<'p> {
+        self.counters.queries.add();
+        let turn = self.turn.fetch_add(1, Relaxed);
+        match answer(names, packet, udp, turn, self.keep_own_names.load(Relaxed), out) {
+            Outcome::Reply(length) => {
+                self.counters.local.add();
+                Decided::Reply(length)
+            }
+            Outcome::Ignore => {
+                self.counters.ignored.add();
+                Decided::Ignore
+            }
+            Outcome::Forward(query) => {
+                if let Some(length) = self.relay.find_in_cache(&query, udp, Instant::now(), out) {
+                    self.counters.cached.add();
+                    return Decided::Reply(length);
+                }
+                self.counters.forwarded.add();
+                Decided::Ask(query)
+            }
+        }
+    }
+
+    fn set_condition(&self, address: IpAddr, condition: Option<String>) {
+        let mut conditions = self.conditions();
+        if conditions.get(&address) == condition.as_ref() {
+            return;
+        }
+        match condition {
+            Some(condition) => {
+                tracing::warn!("DNS {condition}");
+                conditions.insert(address, condition);
+            }
+            None => drop(conditions.remove(&address)),
+        }
+        self.changed.notify_one();
+    }
+
+    fn conditions(&self) -> MutexGuard<'_, BTreeMap<IpAddr, String>> {
+        // Nothing panics while it is held.
+        self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What becomes of a packet.
+enum Decided<'p> {
+    /// So many bytes of the buffer are the answer.
+    Reply(usize),
+    /// Somebody else has to be asked.
+    Ask(Query<'p>),
+    /// It is no question.
+    Ignore,
 }

@@ -1,158 +1,149 @@
-//! Asking somebody else: questions that are not ours go to the upstream servers.
+//! One server that is asked: over UDP, over TCP when its answer did not fit, over TLS where the
+//! host says so.
 //!
-//! hickory's UDP and TCP clients carry one question to one server (fresh random port and id,
-//! reply matched by id, question and peer); which server is asked when, and what is taken for
-//! an answer, is decided here. Its resolver is not used: it re-makes answers, and clients are to
-//! have the upstream's rcode, authority section and flags as they are.
+//! Every question has a socket, and so a port, and an id of its own; the kernel drops what does
+//! not come from the server, `Answer::read` what is no answer to this question. It must not know
+//! who is asked next.
 
 use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::Mutex,
-    time::{Duration, Instant},
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use hickory_net::{
-    NetError,
-    runtime::TokioRuntimeProvider,
-    tcp::TcpClientStream,
-    udp::UdpClientStream,
-    xfer::{DnsHandle, DnsRequestSender, FirstAnswer},
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, TcpStream, UdpSocket},
 };
-use hickory_proto::op::{DnsRequest, DnsRequestOptions, Message, ResponseCode};
 
-use super::answer::{OUR_PAYLOAD, our_edns};
+use super::{
+    health::Health,
+    packet::{Code, Query},
+    relayed::{Answer, NotAnswer, as_request},
+    settings::ServerAddress,
+    tls::TlsClient,
+};
 
-/// What a question may take in all. glibc's own patience is 5 s.
-const BUDGET: Duration = Duration::from_millis(4_500);
-/// What one server may take of it while others are left to ask.
-const ATTEMPT: Duration = Duration::from_millis(1_500);
-/// How long a server that did not answer is asked last.
-const SHUNNED: Duration = Duration::from_secs(10);
+/// The longest datagram there is.
+const LONGEST: usize = 64 << 10;
 
-/// Memory of which servers answer.
-#[derive(Debug, Default)]
-pub(super) struct Forwarder {
-    /// Servers that did not answer, and until when they are asked last.
-    silent: Mutex<HashMap<SocketAddr, Instant>>,
+thread_local! {
+    /// Where datagrams are read to: one at a time, and copied when they are answers.
+    static DATAGRAM: std::cell::RefCell<Box<[u8]>> = std::cell::RefCell::new(vec![0; LONGEST].into());
 }
 
-impl Forwarder {
-    /// Asks `servers` in turn until one answers, and returns its answer as the reply to `query`.
-    ///
-    /// SERVFAIL and REFUSED are one server's trouble and not an answer while another can be
-    /// asked. `None` when nobody answered within 4.5 s.
-    pub(super) async fn forward(&self, servers: &[SocketAddr], query: &Message) -> Option<Message> {
-        let end = Instant::now() + BUDGET;
-        let servers = self.in_order(servers);
-        let mut trouble = None;
-        for (tried, server) in servers.iter().enumerate() {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
+/// A server, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Server {
+    at: ServerAddress,
+    tls: Option<TlsClient>,
+    health: Mutex<Health>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    #[error("its answer is malformed")]
+    Malformed,
+    #[error("TLS: {0}")]
+    Tls(String),
+}
+
+impl Server {
+    pub(super) fn new(at: ServerAddress) -> Self {
+        let tls = at.tls.as_ref().map(|known_by| TlsClient::new(&at, known_by));
+        Self { at, tls, health: Mutex::default() }
+    }
+
+    /// Where it is.
+    pub(super) fn at(&self) -> &ServerAddress {
+        &self.at
+    }
+
+    /// What is known of it.
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        // Nothing panics while it is held.
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks it, for as long as it takes. A cut answer is what there is when TCP does not work: TC
+    /// tells the client.
+    pub(super) async fn ask(&self, query: &Query<'_>) -> Result<Answer, AskError> {
+        if let Some(tls) = &self.tls {
+            return tls.ask(&as_request(query, 0, true)).await;
+        }
+        let over_udp = match self.ask_udp(query, true).await {
+            // A server from before EDNS (RFC 6891 section 7): ask it without.
+            Ok(answer) if answer.code() == Code::FormErr as u8 => self.ask_udp(query, false).await,
+            other => other,
+        };
+        match over_udp {
+            Ok(answer) if !answer.is_truncated() => Ok(answer),
+            Ok(cut) => Ok(self.ask_tcp(query).await.unwrap_or(cut)),
+            Err(AskError::Malformed) => self.ask_tcp(query).await,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_udp(&self, query: &Query<'_>, with_edns: bool) -> Result<Answer, AskError> {
+        let socket = UdpSocket::from_std(self.socket(Type::DGRAM)?.into())?;
+        let request = as_request(query, rand::random(), with_edns);
+        socket.send(&request).await?;
+        loop {
+            socket.readable().await?;
+            let read = DATAGRAM.with_borrow_mut(|datagram| {
+                let length = socket.try_recv(datagram)?;
+                io::Result::Ok(Answer::read(&datagram[..length], &request))
+            });
+            match read {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(NotAnswer::Malformed)) => return Err(AskError::Malformed),
+                // Somebody guesses, or an earlier question's answer is late.
+                Ok(Err(NotAnswer::Stray)) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
             }
-            let patience = if tried + 1 == servers.len() { left } else { left.min(ATTEMPT) };
-            match ask(*server, query, patience).await {
-                Ok(answer) => {
-                    self.heard(*server);
-                    let reply = as_reply(answer, query);
-                    let code = reply.metadata.response_code;
-                    if !matches!(code, ResponseCode::ServFail | ResponseCode::Refused) {
-                        return Some(reply);
-                    }
-                    trouble.get_or_insert(reply);
-                }
-                Err(error) => {
-                    tracing::debug!(%server, %error, "upstream did not answer");
-                    self.not_heard(*server);
-                }
-            }
-        }
-        trouble
-    }
-
-    /// `servers` as they are given, the silent ones last.
-    fn in_order(&self, servers: &[SocketAddr]) -> Vec<SocketAddr> {
-        let mut ordered = servers.to_vec();
-        if let Ok(mut silent) = self.silent.lock() {
-            let now = Instant::now();
-            silent.retain(|_, until| *until > now);
-            ordered.sort_by_key(|server| silent.contains_key(server));
-        }
-        ordered
-    }
-
-    fn heard(&self, server: SocketAddr) {
-        if let Ok(mut silent) = self.silent.lock() {
-            silent.remove(&server);
         }
     }
 
-    fn not_heard(&self, server: SocketAddr) {
-        if let Ok(mut silent) = self.silent.lock() {
-            silent.insert(server, Instant::now() + SHUNNED);
-        }
+    async fn ask_tcp(&self, query: &Query<'_>) -> Result<Answer, AskError> {
+        let request = as_request(query, rand::random(), true);
+        let mut stream = self.connect().await?;
+        let length = u16::try_from(request.len()).map_err(|_| AskError::Malformed)?;
+        stream.write_all(&[&length.to_be_bytes()[..], &request].concat()).await?;
+        let length = stream.read_u16().await?;
+        let mut answer = vec![0; usize::from(length)];
+        stream.read_exact(&mut answer).await?;
+        Answer::read(&answer, &request).map_err(|_| AskError::Malformed)
+    }
+
+    async fn connect(&self) -> io::Result<TcpStream> {
+        connect(&self.at).await
+    }
+
+    /// A socket that hears nobody but the server.
+    fn socket(&self, kind: Type) -> io::Result<Socket> {
+        let socket = unconnected(&self.at, kind)?;
+        socket.connect(&self.at.address.into())?;
+        Ok(socket)
     }
 }
 
-/// Asks one server over UDP, and over TCP when its answer did not fit or cannot be read.
-async fn ask(server: SocketAddr, query: &Message, patience: Duration) -> Result<Message, NetError> {
-    let end = Instant::now() + patience;
-    let left = || end.saturating_duration_since(Instant::now());
-    let over_udp = match ask_udp(server, as_request(query, true), left()).await {
-        // A server from before EDNS (RFC 6891 section 7): ask it without.
-        Ok(answer) if answer.metadata.response_code == ResponseCode::FormErr => {
-            ask_udp(server, as_request(query, false), left()).await
-        }
-        other => other,
-    };
-    match over_udp {
-        Ok(answer) if !answer.metadata.truncation => Ok(answer),
-        // Cut is better than nothing: the client is told by TC.
-        Ok(cut) => Ok(ask_tcp(server, query, left()).await.unwrap_or(cut)),
-        // hickory reads no more than was offered; what overflows looks malformed.
-        Err(NetError::Proto(_)) => ask_tcp(server, query, left()).await,
-        Err(error) => Err(error),
+/// A TCP connection to a server.
+pub(super) async fn connect(to: &ServerAddress) -> io::Result<TcpStream> {
+    let socket = unconnected(to, Type::STREAM)?;
+    let stream = TcpSocket::from_std_stream(socket.into()).connect(to.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn unconnected(to: &ServerAddress, kind: Type) -> io::Result<Socket> {
+    let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
+    let socket = Socket::new(Domain::for_address(to.address), kind.nonblocking().cloexec(), Some(protocol))?;
+    if let Some(interface) = &to.interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
     }
-}
-
-async fn ask_udp(server: SocketAddr, request: Message, patience: Duration) -> Result<Message, NetError> {
-    let provider = TokioRuntimeProvider::new();
-    let mut udp = UdpClientStream::builder(server, provider).with_timeout(Some(patience)).build();
-    let request = DnsRequest::new(request, DnsRequestOptions::default());
-    Ok(udp.send_message(request).first_answer().await?.into_message())
-}
-
-async fn ask_tcp(server: SocketAddr, query: &Message, patience: Duration) -> Result<Message, NetError> {
-    // It owns the task that reads the connection, and ends it when dropped.
-    let provider = TokioRuntimeProvider::new();
-    let asking = async {
-        let tcp = TcpClientStream::exchange(server, None, patience, None, provider.clone()).await?;
-        let request = DnsRequest::new(as_request(query, true), DnsRequestOptions::default());
-        tcp.send(request).first_answer().await
-    };
-    let answer = tokio::time::timeout(patience, asking).await.map_err(|_| NetError::Timeout)??;
-    Ok(answer.into_message())
-}
-
-/// The client's question as we ask it: with an id of our own and room for a long answer, which
-/// the client may not have offered, unless it is to be without EDNS.
-fn as_request(query: &Message, with_edns: bool) -> Message {
-    let mut request = Message::query();
-    request.metadata.recursion_desired = query.metadata.recursion_desired;
-    request.metadata.checking_disabled = query.metadata.checking_disabled;
-    request.metadata.authentic_data = query.metadata.authentic_data;
-    request.queries.clone_from(&query.queries);
-    if with_edns {
-        request.edns.insert(query.edns.clone().unwrap_or_default()).set_max_payload(OUR_PAYLOAD);
-    }
-    request
-}
-
-/// The upstream's answer as the client's reply: its id, its spelling of the question, our OPT.
-fn as_reply(mut answer: Message, query: &Message) -> Message {
-    answer.metadata.id = query.metadata.id;
-    answer.queries.clone_from(&query.queries);
-    answer.edns = our_edns(query);
-    answer
+    Ok(socket)
 }

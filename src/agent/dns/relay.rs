@@ -1,0 +1,352 @@
+//! Questions for others: who is asked, in which order, for how long, and who waits for the answer.
+//!
+//! Equal questions in flight are one. There is always an answer: SERVFAIL at worst, within 4.5 s
+//! (glibc's own patience is 5 s). It must not read packets from clients, or know local names.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep_until, timeout_at},
+};
+
+use super::{
+    answer::without_records,
+    cache::{Cache, Kept, Key, KeyBuffer},
+    client::{self, Client},
+    counters::Counters,
+    health,
+    packet::{Code, MAX_NAME, Query, flag},
+    relayed::{Age, Answer, has_options},
+    settings::{Route, ServerAddress, Settings},
+    upstream::Server,
+};
+use crate::names::{fold, is_at_or_below};
+
+/// What a question may take in all.
+const BUDGET: Duration = Duration::from_millis(4_500);
+/// What it may take when there is a stale answer (RFC 8767 section 5: 1.8 s).
+const STALE_BUDGET: Duration = Duration::from_millis(1_800);
+/// How often each server is asked: a datagram may be lost.
+const ROUNDS: usize = 3;
+/// Clients that may wait for answers at one time. Each keeps a question of some 100 bytes.
+const WAITING: usize = 4_096;
+
+/// The relay.
+#[derive(Debug)]
+pub(super) struct Relay {
+    table: RwLock<Arc<Table>>,
+    cache: Mutex<Cache>,
+    /// Who waits for an answer that is being asked for.
+    flights: Mutex<HashMap<Key, Vec<Waiting>>>,
+    waiting: AtomicUsize,
+    turn: AtomicU32,
+    counters: Arc<Counters>,
+}
+
+/// Servers that are asked for what is at or below a domain.
+#[derive(Debug)]
+struct Below {
+    domain: Box<[u8]>,
+    servers: Vec<Arc<Server>>,
+}
+
+/// Who is asked for what.
+#[derive(Debug)]
+struct Table {
+    /// The longest domains first.
+    routes: Vec<Below>,
+    refuse_private_answers: bool,
+    in_flight: usize,
+    /// One for each question that is at upstreams.
+    permits: Semaphore,
+    /// Questions that wait for one.
+    queue: AtomicUsize,
+}
+
+/// A question and who asked it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) packet: Box<[u8]>,
+    pub(super) client: Client,
+}
+
+impl Relay {
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self {
+            table: RwLock::new(Arc::new(Table::new(Vec::new(), false, 1))),
+            cache: Mutex::default(),
+            flights: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            turn: AtomicU32::new(0),
+            counters,
+        }
+    }
+
+    /// Asks these servers from now on. What is known of a server that was there before stays.
+    pub(super) fn configure(&self, settings: &Settings) {
+        self.cache().bound(settings.cache_bytes, settings.stale);
+        let before = self.table();
+        let known: Vec<&Arc<Server>> = before.routes.iter().flat_map(|below| &below.servers).collect();
+        let server = |at: &ServerAddress| match known.iter().find(|known| known.at() == at) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(Server::new(at.clone())),
+        };
+        let mut routes: Vec<Below> = Vec::new();
+        for Route { domain, servers } in &settings.routes {
+            let servers = servers.iter().map(server);
+            match routes.iter_mut().find(|known| known.domain == *domain) {
+                Some(known) => known.servers.extend(servers),
+                None => routes.push(Below { domain: domain.clone(), servers: servers.collect() }),
+            }
+        }
+        routes.sort_by_key(|below| std::cmp::Reverse(below.domain.len()));
+        let table = Table::new(routes, settings.refuse_private_answers, settings.in_flight);
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+    }
+
+    /// Forgets what upstreams have answered.
+    pub(super) fn flush(&self) {
+        self.cache().flush();
+    }
+
+    /// Answers from the cache, if it can: how long the answer in `out` is.
+    pub(super) fn find_in_cache(
+        &self,
+        query: &Query<'_>,
+        udp: bool,
+        now: Instant,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        if has_options(query) {
+            return None;
+        }
+        let key = KeyBuffer::of(query);
+        match self.cache().find(key.as_slice(), now)? {
+            Kept::Fresh(answer, age) => Some(answer.reply(query, udp, age, out)),
+            Kept::Stale(_) => None,
+        }
+    }
+
+    /// Takes a question. It is answered later.
+    pub(super) fn take(self: &Arc<Self>, asked: Waiting) {
+        if self.waiting.fetch_add(1, Relaxed) >= WAITING {
+            self.counters.dropped.add();
+            return self.answer(asked, None);
+        }
+        let Ok(query) = Query::read(&asked.packet) else { return };
+        // Its options may have been meant for it alone.
+        let key = (!has_options(&query)).then(|| KeyBuffer::of(&query).to_key());
+        if let Some(key) = &key {
+            let mut flights = self.flights();
+            if let Some(others) = flights.get_mut(key) {
+                self.counters.coalesced.add();
+                others.push(asked);
+                return;
+            }
+            flights.insert(key.clone(), Vec::new());
+        }
+        let relay = Arc::clone(self);
+        tokio::spawn(async move { relay.fly(asked, key).await });
+    }
+
+    /// Asks, and answers everybody who waits.
+    async fn fly(&self, first: Waiting, key: Option<Key>) {
+        let Ok(query) = Query::read(&first.packet) else { return };
+        let answer = self.resolve(&query, key.as_ref()).await;
+        let others = key.and_then(|key| self.flights().remove(&key)).unwrap_or_default();
+        self.answer(first, answer.as_ref());
+        for other in others {
+            self.answer(other, answer.as_ref());
+        }
+    }
+
+    /// The best answer that can be had.
+    async fn resolve(&self, query: &Query<'_>, key: Option<&Key>) -> Option<(Answer, Age)> {
+        let now = Instant::now();
+        let table = self.table();
+        let (domain, servers) = table.servers(query);
+        let stale = key.and_then(|key| self.stale(key, now));
+        let silent = servers.iter().all(|server| server.health().is_shunned(now));
+        if stale.is_some() && silent {
+            return stale;
+        }
+        let end = now + if stale.is_some() { STALE_BUDGET } else { BUDGET };
+        let _permit = table.permit(end, &self.counters).await?;
+        let answer = ask(servers, query, self.turn.fetch_add(1, Relaxed), end).await;
+        match answer {
+            // Somebody's trouble is not better than what was known.
+            Some(answer) if stale.is_some() && is_trouble(&answer) => stale,
+            Some(answer) => {
+                if table.refuse_private_answers && domain.is_empty() && answer.leads_inside() {
+                    return Some((answer.refused(), Age::Seconds(0)));
+                }
+                if let Some(key) = key {
+                    self.cache().insert(key.clone(), &answer, Instant::now());
+                }
+                Some((answer, Age::Seconds(0)))
+            }
+            None => stale,
+        }
+    }
+
+    fn stale(&self, key: &Key, now: Instant) -> Option<(Answer, Age)> {
+        match self.cache().find(std::borrow::Borrow::borrow(key), now)? {
+            Kept::Stale(answer) => Some((answer.clone(), Age::Stale)),
+            Kept::Fresh(..) => None,
+        }
+    }
+
+    /// Answers one who waited: by SERVFAIL where there is no answer.
+    fn answer(&self, asked: Waiting, answer: Option<&(Answer, Age)>) {
+        self.waiting.fetch_sub(1, Relaxed);
+        let Ok(query) = Query::read(&asked.packet) else { return };
+        client::write(|reply| {
+            let udp = asked.client.is_udp();
+            let length = match answer {
+                Some((answer, age)) => answer.reply(&query, udp, *age, reply),
+                None => without_records(&query, udp, Code::ServFail, reply),
+            };
+            if matches!(answer, Some((_, Age::Stale))) {
+                self.counters.stale.add();
+            }
+            if reply[3] & flag::RCODE == Code::ServFail as u8 {
+                self.counters.failed.add();
+            }
+            asked.client.send(&reply[..length]);
+        });
+    }
+
+    fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // Nothing panics while it is held; the same for the others.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Vec<Waiting>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn new(routes: Vec<Below>, refuse_private_answers: bool, in_flight: usize) -> Self {
+        let (permits, queue) = (Semaphore::new(in_flight), AtomicUsize::new(0));
+        Self { routes, refuse_private_answers, in_flight, permits, queue }
+    }
+
+    /// Who is asked for a name, and below which domain.
+    fn servers(&self, query: &Query<'_>) -> (&[u8], &[Arc<Server>]) {
+        let mut folded = [0; MAX_NAME];
+        let name = fold(query.name(), &mut folded);
+        let route = self.routes.iter().find(|below| is_at_or_below(name, &below.domain));
+        route.map(|below| (&*below.domain, &*below.servers)).unwrap_or_default()
+    }
+
+    /// Waits for a place among the questions in flight. `None` when as many wait already, or the
+    /// time is over.
+    async fn permit(&self, end: Instant, counters: &Counters) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        if let Ok(permit) = self.permits.try_acquire() {
+            return Some(permit);
+        }
+        let place = self.queue.fetch_add(1, Relaxed);
+        let permit = if place < self.in_flight {
+            timeout_at(end.into(), self.permits.acquire()).await.ok().and_then(Result::ok)
+        } else {
+            None
+        };
+        self.queue.fetch_sub(1, Relaxed);
+        if permit.is_none() {
+            counters.dropped.add();
+        }
+        permit
+    }
+}
+
+/// One server's trouble, which is not an answer while another can be asked.
+fn is_trouble(answer: &Answer) -> bool {
+    matches!(Code::of(answer.code()), Some(Code::ServFail | Code::Refused | Code::NotImp | Code::FormErr))
+}
+
+/// Asks servers until one answers, or `end`. Whoever does not answer in the time it usually takes
+/// is still listened to while the next is asked.
+async fn ask(servers: &[Arc<Server>], query: &Query<'_>, turn: u32, end: Instant) -> Option<Answer> {
+    let healths: Vec<_> = servers.iter().map(|server| *server.health()).collect();
+    let (order, at_once) = health::order(&healths, turn, Instant::now());
+    let mut to_ask: std::collections::VecDeque<usize> =
+        (0..ROUNDS).flat_map(|_| order.iter().copied()).collect();
+    let mut asked = FuturesUnordered::new();
+    // Those that were asked and have not answered, and since when.
+    let mut open: Vec<(usize, Instant)> = Vec::new();
+    let mut trouble = None;
+    let mut next_at = end;
+    let mut wanted = at_once.max(1);
+    loop {
+        while wanted > 0 {
+            wanted -= 1;
+            let Some(n) = to_ask.pop_front() else { break };
+            let began = Instant::now();
+            let round = open.iter().filter(|(open, _)| *open == n).count();
+            open.push((n, began));
+            next_at = began + servers[n].health().patience() * (1 << round);
+            let server = &servers[n];
+            asked.push(async move { (n, began, server.ask(query).await) });
+        }
+        if asked.is_empty() {
+            break;
+        }
+        if to_ask.is_empty() {
+            next_at = end;
+        }
+        tokio::select! {
+            Some((n, began, result)) = asked.next() => match result {
+                Ok(answer) => {
+                    servers[n].health().answered(began.elapsed());
+                    open.retain(|(open, _)| *open != n);
+                    if !is_trouble(&answer) {
+                        missed(servers, &open);
+                        return Some(answer);
+                    }
+                    trouble.get_or_insert(answer);
+                    to_ask.retain(|other| *other != n);
+                    wanted = 1;
+                }
+                Err(error) => {
+                    tracing::debug!(server = %servers[n].at().address, %error, "upstream did not answer");
+                    servers[n].health().failed(Instant::now());
+                    open.retain(|(open, _)| *open != n);
+                    to_ask.retain(|other| *other != n);
+                    wanted = 1;
+                }
+            },
+            () = sleep_until(next_at.min(end).into()) => {
+                if Instant::now() >= end {
+                    break;
+                }
+                wanted = 1;
+            }
+        }
+    }
+    missed(servers, &open);
+    trouble
+}
+
+/// Notes who has not answered.
+fn missed(servers: &[Arc<Server>], open: &[(usize, Instant)]) {
+    let now = Instant::now();
+    for (n, server) in servers.iter().enumerate() {
+        if let Some((_, began)) = open.iter().find(|(open, _)| *open == n) {
+            server.health().missed(now.saturating_duration_since(*began), now);
+        }
+    }
+}
