@@ -1,15 +1,15 @@
-//! Servers behind TLS (RFC 7858), by hickory: one connection for each, kept for as long as it
-//! lives, with many questions in flight on it.
+//! Servers behind TLS (RFC 7858): one connection for each, kept for as long as it lives, with many
+//! questions in flight on it. The connection is rustls's, what travels on it hickory's.
 //!
 //! A server is known by the name its certificate is for and by who vouches for it, both from the
 //! host; nobody else's word counts. It must not know what is in a message.
 
-use std::{future::Future, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use hickory_net::{
-    runtime::{RuntimeProvider, TokioHandle, TokioTime, iocompat::AsyncIoTokioAsStd},
-    tls::tls_exchange,
-    xfer::{DnsExchange, DnsHandle, FirstAnswer},
+    runtime::{TokioRuntimeProvider, iocompat::AsyncIoTokioAsStd},
+    tcp::{TcpClientStream, TcpStream},
+    xfer::{BufDnsStreamHandle, DnsExchange, DnsHandle, DnsMultiplexer, FirstAnswer},
 };
 use hickory_proto::op::{DnsRequest, DnsRequestOptions, Message};
 use rustls::{
@@ -18,9 +18,11 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 use tokio::{
-    net::{TcpStream, UdpSocket},
     sync::Mutex,
+    task::AbortHandle,
+    time::{error::Elapsed, timeout},
 };
+use tokio_rustls::TlsConnector;
 
 use super::{
     relayed::Answer,
@@ -34,66 +36,86 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions in flight on one connection.
 const IN_FLIGHT: usize = 256;
 
+/// What asks on a connection.
+type Exchange = DnsExchange<TokioRuntimeProvider>;
+
 /// The client of one server.
 pub(super) struct TlsClient {
-    known_by: Result<(ServerName<'static>, ClientConfig), String>,
-    way: Way,
-    connection: Mutex<Option<DnsExchange<Way>>>,
+    to: ServerAddress,
+    known_by: Result<(ServerName<'static>, Arc<ClientConfig>), String>,
+    connection: Mutex<Option<Connection>>,
 }
 
-impl std::fmt::Debug for TlsClient {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsClient").field("to", &self.way.to).finish_non_exhaustive()
+/// A connection, and the task that reads it and ends with it.
+struct Connection(Exchange, AbortHandle);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.1.abort();
+    }
+}
+
+impl fmt::Debug for TlsClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsClient").field("to", &self.to).finish_non_exhaustive()
     }
 }
 
 impl TlsClient {
-    /// A client of the server `at`, which is known by this name and these certificates in PEM.
-    pub(super) fn new(at: &ServerAddress, (name, ca): &(String, String)) -> Self {
-        Self {
-            known_by: configuration(name, ca),
-            way: Way { to: at.clone(), tasks: TokioHandle::default() },
-            connection: Mutex::default(),
-        }
+    /// A client of the server `to`, which is known by this name and these certificates in PEM.
+    pub(super) fn new(to: &ServerAddress, (name, ca): &(String, String)) -> Self {
+        Self { to: to.clone(), known_by: configuration(name, ca), connection: Mutex::default() }
     }
 
     /// Asks `request`.
     pub(super) async fn ask(&self, request: &[u8]) -> Result<Answer, AskError> {
-        let failed = |error: &dyn std::fmt::Display| AskError::Tls(error.to_string());
-        let message = Message::from_vec(request).map_err(|error| failed(&error))?;
+        let message = Message::from_vec(request).map_err(failed)?;
         // A connection that was idle may have been closed: that shows when it is used.
-        for fresh in [false, true] {
-            let exchange = self.connection(fresh).await?;
+        let mut fresh = false;
+        let answer = loop {
+            let exchange = self.exchange(fresh).await?;
             let asked = DnsRequest::new(message.clone(), DnsRequestOptions::default());
             match exchange.send(asked).first_answer().await {
-                Ok(answer) => {
-                    let bytes = answer.into_buffer();
-                    // The id on the connection is hickory's, and it has compared it.
-                    let asked = [bytes.get(..2).unwrap_or_default(), &request[2..]].concat();
-                    return Answer::read(&bytes, &asked).map_err(|_| AskError::Malformed);
-                }
-                Err(error) if fresh => return Err(failed(&error)),
-                Err(_) => {}
+                Ok(answer) => break answer.into_buffer(),
+                Err(error) if fresh => return Err(failed(error)),
+                Err(_) => fresh = true,
             }
-        }
-        Err(AskError::Malformed)
+        };
+        // The id on the connection is hickory's, which has compared it.
+        let asked = [answer.get(..2).unwrap_or_default(), &request[2..]].concat();
+        Answer::read(&answer, &asked).map_err(|_| AskError::Malformed)
     }
 
-    async fn connection(&self, fresh: bool) -> Result<DnsExchange<Way>, AskError> {
+    /// What there is to ask by: a new connection where there is none, or `fresh` asks for one.
+    async fn exchange(&self, fresh: bool) -> Result<Exchange, AskError> {
         let mut connection = self.connection.lock().await;
-        if let Some(exchange) = connection.as_ref().filter(|_| !fresh) {
+        if let Some(Connection(exchange, _)) = connection.as_ref().filter(|_| !fresh) {
             return Ok(exchange.clone());
         }
         let (name, config) = self.known_by.clone().map_err(AskError::Tls)?;
-        let connecting =
-            tls_exchange(self.way.to.address, name, config, PATIENCE, Some(IN_FLIGHT), self.way.clone());
-        let exchange = connecting.await.map_err(|error| AskError::Tls(error.to_string()))?;
-        *connection = Some(exchange.clone());
+        let connecting = async {
+            let stream = connect(&self.to).await?;
+            TlsConnector::from(config).connect(name, stream).await
+        };
+        let late = |_: Elapsed| AskError::Tls(format!("no connection in {PATIENCE:?}"));
+        let stream = timeout(PATIENCE, connecting).await.map_err(late)?.map_err(failed)?;
+        let (handle, outgoing) = BufDnsStreamHandle::new(self.to.address);
+        let stream =
+            TcpStream::from_stream_with_receiver(AsyncIoTokioAsStd(stream), self.to.address, outgoing);
+        let multiplexer = DnsMultiplexer::new(TcpClientStream::from_stream(stream), handle)
+            .with_timeout(PATIENCE)
+            .with_max_active_requests(IN_FLIGHT);
+        let (exchange, reading) = Exchange::from_stream(multiplexer);
+        *connection = Some(Connection(exchange.clone(), tokio::spawn(reading).abort_handle()));
         Ok(exchange)
     }
 }
 
-fn configuration(name: &str, ca: &str) -> Result<(ServerName<'static>, ClientConfig), String> {
+fn failed(error: impl fmt::Display) -> AskError {
+    AskError::Tls(error.to_string())
+}
+
+fn configuration(name: &str, ca: &str) -> Result<(ServerName<'static>, Arc<ClientConfig>), String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
         let certificate = certificate.map_err(|error| format!("tls.ca: {error}"))?;
@@ -105,47 +127,5 @@ fn configuration(name: &str, ca: &str) -> Result<(ServerName<'static>, ClientCon
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok((name, config))
-}
-
-/// How hickory gets a connection to the server.
-#[derive(Clone)]
-struct Way {
-    to: ServerAddress,
-    /// Owns the tasks that read connections, and ends them when the last of it is dropped.
-    tasks: TokioHandle,
-}
-
-impl RuntimeProvider for Way {
-    type Handle = TokioHandle;
-    type Timer = TokioTime;
-    type Udp = UdpSocket;
-    type Tcp = AsyncIoTokioAsStd<TcpStream>;
-
-    fn create_handle(&self) -> TokioHandle {
-        self.tasks.clone()
-    }
-
-    fn connect_tcp(
-        &self,
-        _: SocketAddr,
-        _: Option<SocketAddr>,
-        _: Option<Duration>,
-    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
-        let to = self.to.clone();
-        Box::pin(async move {
-            match tokio::time::timeout(PATIENCE, connect(&to)).await {
-                Ok(stream) => stream.map(AsyncIoTokioAsStd),
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            }
-        })
-    }
-
-    fn bind_udp(
-        &self,
-        _: SocketAddr,
-        _: SocketAddr,
-    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Udp>>>> {
-        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
-    }
+    Ok((name, Arc::new(config)))
 }
