@@ -38,6 +38,8 @@ mod event;
 mod guest;
 mod outbox;
 mod session;
+mod tables;
+mod wanted;
 
 use std::{
     collections::HashMap,
@@ -56,6 +58,7 @@ use tokio::{
 
 pub use error::{ApplyError, NamesError};
 pub use event::{Event, EventKind};
+pub use tables::Tables;
 pub use tether_wire::{
     boot, message, names, problem, state, status, streams,
     value::{self, GuestId},
@@ -166,19 +169,31 @@ impl Host {
 
     /// Gives `guest` these names, in place of those it had, from this call on, whoever awaits it
     /// when. Resolves when the guest answers by them.
-    #[expect(clippy::needless_pass_by_value, reason = "as apply takes its document")]
+    ///
+    /// The guest is sent what has changed since the names it has, where it is known what these are.
     pub fn update_names(
         &self,
         guest: &GuestId,
         names: NameTables,
     ) -> impl Future<Output = Result<NamesApplied, NamesError>> + Send + use<> {
-        let wanted = || {
-            names.check().map_err(NamesError::Wrong)?;
-            let mut guests = self.shared.guests();
-            guests.get_mut(guest).ok_or(NamesError::Unknown)?.want_names(&names)
-        };
-        let answer = wanted();
-        async move { answer?.await.unwrap_or(Err(NamesError::Superseded)) }
+        let answer = Tables::new(names).map(|tables| self.share_names(guest, &tables));
+        async move { answer?.await }
+    }
+
+    /// As [`update_names`](Self::update_names), with tables that several guests are given: they
+    /// are checked and kept once.
+    pub fn share_names(
+        &self,
+        guest: &GuestId,
+        names: &Tables,
+    ) -> impl Future<Output = Result<NamesApplied, NamesError>> + Send + use<> {
+        let answer = self.shared.guests().get_mut(guest).map(|guest| guest.want_names(names));
+        async move { answer.ok_or(NamesError::Unknown)?.await.unwrap_or(Err(NamesError::Superseded)) }
+    }
+
+    /// Has a guest forget what DNS servers have answered. `false` when it is not connected.
+    pub fn flush_cache(&self, guest: &GuestId) -> bool {
+        self.shared.guests().get(guest).is_some_and(Guest::flush_cache)
     }
 
     /// Tells a guest to end its workload, with SIGKILL after `grace`, and to power off. `false`

@@ -8,8 +8,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tether_wire::message::{Apply, ExitSeen, FromHost, Names, Signal, Stop};
+use tether_wire::message::{Apply, ExitSeen, FlushCache, FromHost, Signal, Stop, limit};
 use tokio::sync::Notify;
+
+use crate::tables::{Course, Due, Tables};
 
 /// How many signals wait at most.
 const SIGNALS: usize = 64;
@@ -30,12 +32,38 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Slots {
-    names: Option<Names>,
+    names: Course,
     state: Option<Apply>,
+    flush_cache: Option<FlushCache>,
     stop: Option<Stop>,
     exit_seen: Option<ExitSeen>,
     signals: VecDeque<Signal>,
     closed: bool,
+}
+
+/// What is sent next.
+#[expect(clippy::large_enum_variant, reason = "as FromHost: it is made, sent and gone")]
+enum Next {
+    Message(FromHost),
+    Names(Due),
+}
+
+impl Slots {
+    fn next(&mut self) -> Option<Next> {
+        fn message(message: impl Into<FromHost>) -> Next {
+            Next::Message(message.into())
+        }
+        // Signals were asked for before a stop that may follow on them. Then stop: what comes after
+        // it is not wanted any more. Names before the state: a workload starts when that is
+        // verified, and may look up a name at once. The cache last: what it is to forget may have
+        // come from servers that the state does away with.
+        (self.exit_seen.take().map(message))
+            .or_else(|| self.signals.pop_front().map(message))
+            .or_else(|| self.stop.take().map(message))
+            .or_else(|| self.names.take().map(Next::Names))
+            .or_else(|| self.state.take().map(message))
+            .or_else(|| self.flush_cache.take().map(message))
+    }
 }
 
 impl Shared {
@@ -57,12 +85,32 @@ pub(crate) fn outbox() -> (Outbox, Waiting) {
 }
 
 impl Outbox {
-    pub(crate) fn names(&self, names: Names) {
-        self.0.change(|slots| slots.names = Some(names));
+    /// Sends these tables, as what has changed since the last ones where that is shorter.
+    pub(crate) fn names(&self, version: u64, tables: Tables) {
+        self.0.change(|slots| slots.names.send(version, tables));
+    }
+
+    /// The guest has these tables already.
+    pub(crate) fn names_known(&self, version: u64, tables: Tables) {
+        self.0.slots().names.known(version, tables);
+    }
+
+    /// The guest has not got the tables it was sent.
+    pub(crate) fn names_unknown(&self) {
+        self.0.slots().names.forget();
+    }
+
+    /// The guest could make nothing of the changes of this version. `false`: that is over already.
+    pub(crate) fn names_gap(&self, version: u64) -> bool {
+        self.0.slots().names.gap(version)
     }
 
     pub(crate) fn state(&self, apply: Apply) {
         self.0.change(|slots| slots.state = Some(apply));
+    }
+
+    pub(crate) fn flush_cache(&self) {
+        self.0.change(|slots| slots.flush_cache = Some(FlushCache));
     }
 
     pub(crate) fn stop(&self, stop: Stop) {
@@ -96,24 +144,29 @@ impl Waiting {
     /// The next message, `None` once the connection is to end. Cancel-safe.
     pub(crate) async fn next(&self) -> Option<FromHost> {
         loop {
-            {
+            let next = {
                 let mut slots = self.0.slots();
                 if slots.closed {
                     return None;
                 }
-                // Signals were asked for before a stop that may follow on them. Then stop: what comes
-                // after it is not wanted any more. Names before the state: a workload starts when
-                // that is verified, and may look up a name at once.
-                let next = (slots.exit_seen.take().map(FromHost::from))
-                    .or_else(|| slots.signals.pop_front().map(FromHost::from))
-                    .or_else(|| slots.stop.take().map(FromHost::from))
-                    .or_else(|| slots.names.take().map(FromHost::from))
-                    .or_else(|| slots.state.take().map(FromHost::from));
-                if next.is_some() {
-                    return next;
-                }
+                slots.next()
+            };
+            match next {
+                Some(Next::Message(message)) => return Some(message),
+                // Comparing large tables takes its time: others may fill the slots meanwhile.
+                Some(Next::Names(due)) => return Some(due.message()),
+                None => {}
             }
             self.0.filled.notified().await;
         }
     }
+}
+
+/// Whether the guest will take a message: it is decoded here as it will be there, since the
+/// decoder's limit counts otherwise than bytes. How long it is, in either case.
+pub(crate) fn fits(message: &FromHost) -> Result<usize, usize> {
+    let frame = message.to_frame();
+    let length = frame.payload.len();
+    let short = length <= limit(frame.kind);
+    if short && FromHost::from_frame(&frame).is_ok() { Ok(length) } else { Err(length) }
 }

@@ -208,7 +208,7 @@ fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Op
     let (reply, event) = match message {
         FromGuest::Ping(Ping { nonce }) => (Some(Pong { nonce }.into()), None),
         // A second greeting means nothing; a pong has done its work by arriving.
-        FromGuest::Pong(_) | FromGuest::Hello(_) | FromGuest::NamesGap(_) => (None, None),
+        FromGuest::Pong(_) | FromGuest::Hello(_) => (None, None),
         FromGuest::Received(received) => {
             (None, Some(EventKind::Received { generation: received.generation }))
         }
@@ -233,6 +233,10 @@ fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Op
         }
         FromGuest::NamesFailed(failed) => {
             record.names_failed(failed);
+            (None, None)
+        }
+        FromGuest::NamesGap(gap) => {
+            record.names_gap(&gap);
             (None, None)
         }
         FromGuest::Status(status) => {
@@ -260,3 +264,6 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         Err(_) => Err(Broken::Stuck),
     }
 }
+
+#[cfg(test)]
+mod tests;
