@@ -11,6 +11,8 @@ pub mod console;
 mod deadline;
 pub mod dns;
 pub mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod init;
 pub mod journal;
 pub mod kernel;

@@ -11,6 +11,8 @@ mod batch;
 mod cache;
 mod client;
 mod counters;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod health;
 mod holder;
 mod listener;

@@ -1,0 +1,5 @@
+//! A client's packet, over UDP and over TCP.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tether::fuzzing::dns_packet(data));
