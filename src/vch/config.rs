@@ -1,5 +1,7 @@
 //! The configuration file: TOML, as an administrator writes it.
 
+mod dns;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -9,6 +11,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tether_wire::{message::DEFAULT_PORT, value::IfName};
 
 use crate::engine::networks::WantedExternal;
+
+pub use dns::{Dns, Forward, ForwardTls};
 
 /// The configuration. Everything has a default; the command line comes before the file.
 #[derive(Clone, Debug, Deserialize)]
@@ -26,6 +30,8 @@ pub struct Config {
     pub management: Management,
     /// The external networks.
     pub external: Vec<WantedExternal>,
+    /// How containers resolve names.
+    pub dns: Dns,
 }
 
 /// The Docker endpoint.
@@ -60,6 +66,7 @@ impl Default for Config {
             docker: Docker::default(),
             management: Management::default(),
             external: Vec::new(),
+            dns: Dns::default(),
         }
     }
 }
@@ -150,15 +157,23 @@ mod tests {
             gateway = "10.2.0.1"
             link = "eth1"
             address = "10.2.0.5"
+            [dns]
+            cache_kib = 1024
+            [[dns.forward]]
+            domains = ["corp.example"]
+            servers = ["10.1.0.53"]
         "#;
         let mut config: Config = toml::from_str(text).unwrap();
         assert_eq!(config.external[0].link, "eth1");
+        assert_eq!(config.dns.resolution().unwrap().dns.forward[0].servers, ["10.1.0.53"]);
         assert!(config.tls().unwrap().is_some());
         config.docker.certificates = None;
         assert!(config.tls().is_err());
         config.docker =
             Docker { tcp: "0.0.0.0:2376".parse().ok(), certificates: Some("/x".into()), ..config.docker };
         assert!(config.tls().is_err());
-        assert!(toml::from_str::<Config>("colour = 7").is_err());
+        for unknown in ["colour = 7", "[dns]\ncolour = 7"] {
+            assert!(toml::from_str::<Config>(unknown).is_err(), "{unknown}");
+        }
     }
 }

@@ -73,6 +73,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
     for directory in [&config.state, &config.run] {
         make_private(directory)?;
     }
+    let resolution = config.dns.resolution().map_err(ConfigError::Wrong)?;
     let image = Image::open(&config.image)?;
     let tls = match config.tls()? {
         Some((address, directory)) => {
@@ -90,6 +91,7 @@ pub async fn serve(config: Config) -> Result<(), ServeError> {
         management_address: Prefix::link_local(HOST_IDENTIFIER),
         port: config.management.port,
         endpoint: tls.iter().map(|(address, _)| *address).collect(),
+        resolution,
     };
     let hypervisor = Box::new(Qemu::new(image, found));
     let engine = Engine::open(settings, hypervisor, config.external.clone()).await?;

@@ -8,7 +8,7 @@ use super::{Answer, ok, query::Query, summary::status_word};
 use crate::{
     engine::{
         Engine,
-        guests::names_of,
+        peers::names_of,
         record::{Container, Endpoint, Network, Phase},
     },
     machine::CONSOLE,

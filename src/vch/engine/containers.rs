@@ -15,12 +15,14 @@ use super::{
     Engine, Entry, Life, State,
     endpoints::{WantedEndpoint, refuse_mixture},
     error::{EngineError, Kind},
-    guests::{desired_state, extra_hosts, names_of},
+    guests::{desired_state, extra_hosts},
     naming::{random_name, signal_number},
     networks::{DEFAULT_NETWORK, NO_NETWORK},
     new_id, now,
+    peers::names_of,
     publish::{check_ports, exposed},
     record::{Container, Network, Phase, State as ContainerState},
+    resolver::Resolution,
 };
 use crate::{
     image::{Image, ImageId, InUse},
@@ -126,7 +128,7 @@ impl Engine {
             record.endpoints.truncate(1);
         }
         check_ports(record, &state.networks)?;
-        check_documents(record, &state.networks)?;
+        check_documents(record, &state.networks, &self.shared.settings.resolution)?;
         // Another machine's management NIC must not have this one's address.
         while state.containers.values().any(|other| other.record.management_mac == record.management_mac) {
             record.management_mac = mac::of_name(&new_id());
@@ -148,7 +150,7 @@ impl Engine {
                 ));
             }
             record.name = state.free_name(Some(name.to_owned()))?;
-            check_documents(&record, &state.networks)?;
+            check_documents(&record, &state.networks, &self.shared.settings.resolution)?;
             state.commit(&self.shared.store, record.clone(), Vec::new())?;
             record.endpoints.into_iter().map(|endpoint| endpoint.network).collect::<Vec<_>>()
         };
@@ -439,16 +441,17 @@ pub(super) fn cpus(container: &Container) -> Result<u32, EngineError> {
 pub(super) fn check_documents(
     container: &Container,
     networks: &BTreeMap<String, Network>,
+    resolution: &Resolution,
 ) -> Result<(), EngineError> {
-    extra_hosts(container, networks)?;
-    let mut problems = desired_state(container, networks).check().err().unwrap_or_default();
+    let hosts = extra_hosts(container, networks)?;
+    let mut problems = desired_state(container, networks, resolution).check().err().unwrap_or_default();
     let tables = container.endpoints.iter().filter_map(|endpoint| {
         let network = networks.get(&endpoint.network)?;
         let endpoints =
             vec![EndpointNames { names: names_of(container, endpoint), ..EndpointNames::default() }];
         Some(NetworkNames { network: network.name.clone(), endpoints, ..NetworkNames::default() })
     });
-    let tables = NameTables { networks: tables.collect(), ..NameTables::default() };
+    let tables = NameTables { hosts, networks: tables.collect(), ..NameTables::default() };
     problems.extend(tables.check().err().unwrap_or_default());
     if problems.is_empty() {
         return Ok(());

@@ -50,7 +50,7 @@ impl Engine {
             let endpoint = state.endpoint(&wanted, &network)?;
             let mut record = entry.record.clone();
             record.endpoints.push(endpoint);
-            super::containers::check_documents(&record, &state.networks)?;
+            super::containers::check_documents(&record, &state.networks, &self.shared.settings.resolution)?;
             super::publish::check_ports(&record, &state.networks)?;
             let mut networks = Vec::new();
             if up {
@@ -139,7 +139,7 @@ impl Engine {
         // Its peers do not find it any more, nor does it find them.
         self.names_changed(std::slice::from_ref(&network.id)).await;
         if record.state.phase.is_up() {
-            drop(self.give_names(&self.state(), &record));
+            self.give_names(&self.state(), &record);
         }
         let mut outcome = Ok(());
         if let Some(nic) = active.active.as_ref()

@@ -1,24 +1,22 @@
-//! What the guests are told: boot documents, desired states, names.
+//! What the guests are told: boot documents, desired states. Names are [`peers`](super::peers)'.
 //!
 //! All of it follows from the records, so that a host that was killed tells its guests the same
 //! again, and they find nothing to do.
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use tether_host::{ApplyError, GuestId, NamesError};
+use tether_host::{ApplyError, GuestId};
 use tether_wire::{
     boot::{BootDocument, BootWorkload, HostAddress, Management, Root},
-    message::NamesApplied,
-    names::{EndpointNames, NameTables, NetworkNames},
-    state::{DesiredState, Dns, HostEntry, Interface, Match, Route},
+    state::{DesiredState, HostEntry, Interface, Match, Route},
 };
 use tokio::time::timeout;
 
 use super::{
-    Engine, State,
+    Engine,
     error::EngineError,
-    record::{Container, Endpoint, Network, Phase},
-    resolver,
+    record::{Container, Endpoint, Network},
+    resolver::{self, Resolution},
 };
 
 /// The serial number of the disk with the image.
@@ -27,8 +25,6 @@ pub(super) const IMAGE_DISK: &str = "image";
 pub(super) const WRITABLE_DISK: &str = "writable";
 /// How long a guest may take over a state while somebody waits. Its agent gives up after 10 s.
 const APPLY: Duration = Duration::from_secs(30);
-/// How long peers may take to know a new name before whoever started it goes on.
-const NAMES: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// What a container's guest is to know before it has a channel.
@@ -74,7 +70,8 @@ impl Engine {
 
     /// As [`apply`](Self::apply), for as long as it takes.
     pub(super) async fn apply_without_limit(&self, container: &Container) -> Result<(), EngineError> {
-        let state = desired_state(container, &self.state().networks);
+        let resolution = &self.shared.settings.resolution;
+        let state = desired_state(container, &self.state().networks, resolution);
         match self.shared.host.apply(&guest_id(container)?, state).await {
             // Superseded: somebody wants something newer, and waits for that.
             Ok(_) | Err(ApplyError::Superseded) => Ok(()),
@@ -84,42 +81,6 @@ impl Engine {
             }
             Err(error) => Err(EngineError::internal(format!("the guest: {error}"))),
         }
-    }
-
-    /// Gives a container's guest the names that it may know now. They are kept until it dials in;
-    /// the answer is for who waits.
-    pub(super) fn give_names(
-        &self,
-        state: &State,
-        container: &Container,
-    ) -> Option<(GuestId, impl Future<Output = Result<NamesApplied, NamesError>> + Send + use<>)> {
-        let guest = guest_id(container).ok()?;
-        let update = self.shared.host.update_names(&guest, state.names(container));
-        Some((guest, update))
-    }
-
-    /// Tells every running container on these networks who can be found there now. Resolves when
-    /// all have it, or after a second: who is slow gets it later.
-    pub(super) async fn names_changed(&self, networks: &[String]) {
-        // Given under the lock: of two changes the later one is given last.
-        let updates: Vec<_> = {
-            let state = self.state();
-            let concerned = state.containers.values().map(|entry| &entry.record).filter(|container| {
-                container.state.phase.is_up()
-                    && container.endpoints.iter().any(|endpoint| networks.contains(&endpoint.network))
-            });
-            concerned.filter_map(|container| self.give_names(&state, container)).collect()
-        };
-        let updates = updates.into_iter().map(|(guest, update)| {
-            // It goes on when nobody waits any more.
-            tokio::spawn(async move {
-                match update.await {
-                    Ok(_) | Err(NamesError::Superseded | NamesError::Unknown) => {}
-                    Err(error) => tracing::error!(%guest, "names: {error}"),
-                }
-            })
-        });
-        let _ = timeout(NAMES, futures_util::future::join_all(updates)).await;
     }
 }
 
@@ -150,7 +111,11 @@ pub(super) fn gateway_endpoint<'a>(
 }
 
 /// What is wanted of a container's guest.
-pub(super) fn desired_state(container: &Container, networks: &BTreeMap<String, Network>) -> DesiredState {
+pub(super) fn desired_state(
+    container: &Container,
+    networks: &BTreeMap<String, Network>,
+    resolution: &Resolution,
+) -> DesiredState {
     let gateway = gateway_endpoint(container, networks).map(|endpoint| endpoint.id.as_str());
     let interface = |endpoint: &Endpoint| {
         let (active, network) = (endpoint.active.as_ref()?, networks.get(&endpoint.network)?);
@@ -169,25 +134,11 @@ pub(super) fn desired_state(container: &Container, networks: &BTreeMap<String, N
             ..Interface::default()
         })
     };
-    let host_config = &container.host_config;
-    let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
-    let host = resolver::of_host();
-    let given = |mine: Vec<String>, theirs: &[String]| if mine.is_empty() { theirs.to_vec() } else { mine };
-    let upstreams = match gateway {
-        // The host's servers are not for a network that leads nowhere.
-        None => list(&host_config.dns),
-        Some(_) => given(list(&host_config.dns), &host.servers),
-    };
     DesiredState {
         hostname: container.hostname(),
         domain: container.config.domainname.clone().unwrap_or_default(),
         interfaces: container.endpoints.iter().filter_map(interface).collect(),
-        dns: Dns {
-            upstreams,
-            search: given(list(&host_config.dns_search), &host.search),
-            options: list(&host_config.dns_options),
-            ..Dns::default()
-        },
+        dns: resolution.of(&container.host_config, gateway.is_some(), resolver::of_host()),
         hosts: container.run.as_ref().map(|run| run.hosts.clone()).unwrap_or_default(),
         ..DesiredState::default()
     }
@@ -218,55 +169,4 @@ pub(super) fn extra_hosts(
             Ok(HostEntry { address: address.to_string(), names: vec![name.to_owned()] })
         })
         .collect()
-}
-
-impl State {
-    /// Who a container may find by name: everybody whose workload runs on its networks, and
-    /// itself.
-    pub(super) fn names(&self, container: &Container) -> NameTables {
-        let networks = container.endpoints.iter().filter(|endpoint| endpoint.active.is_some());
-        let networks = networks.filter_map(|endpoint| {
-            let network = self.networks.get(&endpoint.network)?;
-            let others = self.on_network(&network.id).filter_map(|other| {
-                let found = other.state.phase == Phase::Running || other.id == container.id;
-                let its = other.endpoint(&network.id).filter(|_| found)?;
-                endpoint_names(its, names_of(other, its))
-            });
-            Some(NetworkNames {
-                network: network.name.clone(),
-                links: self.links(endpoint),
-                endpoints: others.collect(),
-            })
-        });
-        NameTables { networks: networks.collect(), ..NameTables::default() }
-    }
-
-    /// What this container alone calls others on an endpoint's network.
-    fn links(&self, endpoint: &Endpoint) -> Vec<EndpointNames> {
-        let links = endpoint.links.iter().filter_map(|(id, name)| {
-            let other = &self.containers.get(id)?.record;
-            let its = other.endpoint(&endpoint.network).filter(|_| other.state.phase == Phase::Running)?;
-            endpoint_names(its, vec![name.clone()])
-        });
-        links.collect()
-    }
-}
-
-fn endpoint_names(endpoint: &Endpoint, names: Vec<String>) -> Option<EndpointNames> {
-    let addresses = endpoint.active.as_ref()?.addresses.iter().map(|prefix| prefix.address().to_string());
-    (!names.is_empty()).then(|| EndpointNames { names, addresses: addresses.collect(), ports: Vec::new() })
-}
-
-/// The names of a container on a network: its own, its aliases there, its short id, its host
-/// name; each once, whatever its case.
-pub fn names_of(container: &Container, endpoint: &Endpoint) -> Vec<String> {
-    let own = [container.name.clone()];
-    let rest = [container.short_id().to_owned(), container.hostname()];
-    let mut names: Vec<String> = Vec::new();
-    for name in own.into_iter().chain(endpoint.aliases.iter().cloned()).chain(rest) {
-        if !names.iter().any(|known| known.eq_ignore_ascii_case(&name)) {
-            names.push(name);
-        }
-    }
-    names
 }

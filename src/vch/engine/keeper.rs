@@ -204,7 +204,14 @@ impl Keeper {
             if let Some(run) = &mut record.run {
                 run.exit = Some(code);
             }
-            record.auto_remove()
+            let networks = record.endpoints.iter().map(|endpoint| endpoint.network.clone());
+            (record.auto_remove(), networks.collect::<Vec<_>>())
+        });
+        // Nobody answers any more, though the machine may take its time: its name goes now.
+        let noted = noted.map(|(auto_remove, networks)| {
+            let engine = self.engine.clone();
+            tokio::spawn(async move { engine.names_changed(&networks).await });
+            auto_remove
         });
         // What it said last is worth waiting for, but not for ever.
         let _ = timeout(LAST_OUTPUT, self.said_everything.wait_for(|over| *over)).await;

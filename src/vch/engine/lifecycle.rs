@@ -168,7 +168,7 @@ impl Engine {
             if let Some(entry) = state.containers.get_mut(&record.id) {
                 entry.keeper = Some(sender);
             }
-            drop(self.give_names(&state, record));
+            self.give_names(&state, record);
         }
         let (engine, record) = (self.clone(), record.clone());
         tokio::spawn(async move {

@@ -3,7 +3,7 @@
 //! [`record`] says what is kept. [`networks`] and [`containers`] change it, [`lifecycle`] starts
 //! and ends machines, a [`keeper`] looks after each, [`ending`] says how it ended, [`recovery`]
 //! finds them again; [`endpoints`] attaches them, [`publish`] lets the outside in, [`guests`]
-//! tells the guests. What is asked comes from the Docker endpoint and the administrator; nothing
+//! tells the guests what to be, [`peers`] whom they can find. What is asked comes from the Docker endpoint and the administrator; nothing
 //! here knows HTTP.
 
 pub mod containers;
@@ -16,6 +16,7 @@ pub mod keeper;
 pub mod lifecycle;
 pub mod naming;
 pub mod networks;
+pub mod peers;
 pub mod publish;
 pub mod record;
 pub mod recovery;
@@ -70,6 +71,8 @@ pub struct Settings {
     pub port: u16,
     /// Where the Docker endpoint listens on TCP.
     pub endpoint: Vec<std::net::SocketAddr>,
+    /// How containers resolve names.
+    pub resolution: resolver::Resolution,
 }
 
 /// The engine. Clones are the same engine.

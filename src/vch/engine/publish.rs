@@ -1,7 +1,7 @@
 //! Published ports, and the packet filter that follows from everything.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
@@ -181,6 +181,15 @@ pub(super) fn wanted_ports(container: &Container) -> Result<Vec<WantedPort>, Eng
         }
     }
     Ok(wanted)
+}
+
+/// What a container listens on, as far as anybody has said: every exposed port, and every one of
+/// `-p`; by number.
+pub(super) fn listened_on(container: &Container) -> BTreeSet<(u16, Protocol)> {
+    let exposes = container.config.exposed_ports.iter().flatten();
+    let published = container.host_config.port_bindings.iter().flatten().map(|(port, _)| port);
+    // What cannot be read was refused when the container was made.
+    exposes.chain(published).filter_map(|port| exposed(port).ok()).collect()
 }
 
 /// Reads `80/tcp`, or `80` for TCP.
