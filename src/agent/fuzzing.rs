@@ -17,7 +17,17 @@ pub use crate::dns::fuzzing::{dns_answer, dns_packet};
 
 /// What is asked of the tables.
 const ASKED: [&str; 11] = [
-    "a", "b", "c", "a.net0", "a.net1", "x.y", "x.y.net1", "net1", "1.0.0.10.in-addr.arpa", "_1._tcp.a", "_9._tcp.b.net1",
+    "a",
+    "b",
+    "c",
+    "a.net0",
+    "a.net1",
+    "x.y",
+    "x.y.net1",
+    "net1",
+    "1.0.0.10.in-addr.arpa",
+    "_1._tcp.a",
+    "_9._tcp.b.net1",
 ];
 
 /// Makes tables of every 16 bytes, goes from each to the next by changes, and compares.

@@ -3,12 +3,11 @@
 use std::{
     fs,
     io::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     panic::resume_unwind,
     path::Path,
     pin::pin,
     process::{Command, Stdio},
-    sync::LazyLock,
     task::Poll,
     thread,
 };
@@ -46,17 +45,6 @@ pub(crate) fn first_name(nic: usize) -> String {
 pub(crate) fn index(nic: usize) -> u32 {
     11 + u32::try_from(nic).unwrap()
 }
-
-/// The agents' DNS servers are one: none of the tests asks it, and its thread, which never ends,
-/// would keep each machine for ever.
-static DNS: LazyLock<dns::Server> = LazyLock::new(|| {
-    let started = thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        ip(&["link set lo up".to_owned()]);
-        dns::Server::start(SocketAddr::from(([127, 0, 0, 11], 53))).unwrap()
-    });
-    started.join().unwrap()
-});
 
 /// A machine with an agent.
 pub(crate) struct Machine {
@@ -129,7 +117,9 @@ pub(crate) fn ip(commands: &[String]) {
 fn agent(etc: &TempDir, run: &TempDir, lifeline: Option<Lifeline>) -> Agent {
     let files = Files::new(etc.path().to_owned());
     let journal = Journal::open(run.path().to_owned());
-    Agent::new(Kernel::open().unwrap(), DNS.clone(), files, journal, lifeline)
+    // Nobody is asked here for names.
+    let dns = dns::Server::start(&dns::Settings { listen: vec![], ..dns::Settings::default() }).unwrap();
+    Agent::new(Kernel::open().unwrap(), dns, files, journal, lifeline)
 }
 
 impl Machine {
