@@ -56,6 +56,13 @@ impl KeyBuffer {
     }
 }
 
+impl Key {
+    /// As a slice.
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl std::borrow::Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
         &self.0

@@ -7,6 +7,7 @@
 //! and settings are changed under them.
 
 mod answer;
+mod asking;
 mod batch;
 mod cache;
 mod client;

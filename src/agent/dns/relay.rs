@@ -12,18 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::{
-    sync::Semaphore,
-    time::{sleep_until, timeout_at},
-};
+use tokio::{sync::Semaphore, time::timeout_at};
 
 use super::{
     answer::without_records,
+    asking::{ask, is_trouble},
     cache::{Cache, Kept, Key, KeyBuffer},
     client::{self, Client},
     counters::Counters,
-    health,
     packet::{Code, MAX_NAME, Query, flag},
     relayed::{Age, Answer, has_options},
     settings::{Route, ServerAddress, Settings},
@@ -35,8 +31,6 @@ use crate::names::{fold, is_at_or_below};
 const BUDGET: Duration = Duration::from_millis(4_500);
 /// What it may take when there is a stale answer (RFC 8767 section 5: 1.8 s).
 const STALE_BUDGET: Duration = Duration::from_millis(1_800);
-/// How often each server is asked: a datagram may be lost.
-const ROUNDS: usize = 3;
 /// Clients that may wait for answers at one time. Each keeps a question of some 100 bytes.
 const WAITING: usize = 4_096;
 
@@ -64,6 +58,8 @@ struct Below {
 struct Table {
     /// The longest domains first.
     routes: Vec<Below>,
+    /// What they were made of.
+    asked: Vec<Route>,
     refuse_private_answers: bool,
     in_flight: usize,
     /// One for each question that is at upstreams.
@@ -82,7 +78,7 @@ pub(super) struct Waiting {
 impl Relay {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         Self {
-            table: RwLock::new(Arc::new(Table::new(Vec::new(), false, 1))),
+            table: RwLock::new(Arc::new(Table::new(Vec::new(), &Settings::default()))),
             cache: Mutex::default(),
             flights: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -93,8 +89,15 @@ impl Relay {
 
     /// Asks these servers from now on. What is known of a server that was there before stays.
     pub(super) fn configure(&self, settings: &Settings) {
-        self.cache().bound(settings.cache_bytes, settings.stale);
         let before = self.table();
+        let mut cache = self.cache();
+        cache.bound(settings.cache_bytes, settings.stale);
+        let (asked, refused) = (&settings.routes, settings.refuse_private_answers);
+        if (&before.asked, before.refuse_private_answers) != (asked, refused) {
+            // What others have said is nobody's word here.
+            cache.flush();
+        }
+        drop(cache);
         let known: Vec<&Arc<Server>> = before.routes.iter().flat_map(|below| &below.servers).collect();
         let server = |at: &ServerAddress| match known.iter().find(|known| known.at() == at) {
             Some(known) => Arc::clone(known),
@@ -109,7 +112,7 @@ impl Relay {
             }
         }
         routes.sort_by_key(|below| std::cmp::Reverse(below.domain.len()));
-        let table = Table::new(routes, settings.refuse_private_answers, settings.in_flight);
+        let table = Table::new(routes, settings);
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 
@@ -138,11 +141,11 @@ impl Relay {
 
     /// Takes a question. It is answered later.
     pub(super) fn take(self: &Arc<Self>, asked: Waiting) {
+        let Ok(query) = Query::read(&asked.packet) else { return };
         if self.waiting.fetch_add(1, Relaxed) >= WAITING {
             self.counters.dropped.add();
             return self.answer(asked, None);
         }
-        let Ok(query) = Query::read(&asked.packet) else { return };
         // Its options may have been meant for it alone.
         let key = (!has_options(&query)).then(|| KeyBuffer::of(&query).to_key());
         if let Some(key) = &key {
@@ -189,7 +192,10 @@ impl Relay {
                 if table.refuse_private_answers && domain.is_empty() && answer.leads_inside() {
                     return Some((answer.refused(), Age::Seconds(0)));
                 }
-                if let Some(key) = key {
+                // Unless somebody else is asked by now.
+                if let Some(key) = key
+                    && Arc::ptr_eq(&table, &self.table())
+                {
                     self.cache().insert(key.clone(), &answer, Instant::now());
                 }
                 Some((answer, Age::Seconds(0)))
@@ -199,7 +205,7 @@ impl Relay {
     }
 
     fn stale(&self, key: &Key, now: Instant) -> Option<(Answer, Age)> {
-        match self.cache().find(std::borrow::Borrow::borrow(key), now)? {
+        match self.cache().find(key.as_slice(), now)? {
             Kept::Stale(answer) => Some((answer.clone(), Age::Stale)),
             Kept::Fresh(..) => None,
         }
@@ -240,9 +246,15 @@ impl Relay {
 }
 
 impl Table {
-    fn new(routes: Vec<Below>, refuse_private_answers: bool, in_flight: usize) -> Self {
-        let (permits, queue) = (Semaphore::new(in_flight), AtomicUsize::new(0));
-        Self { routes, refuse_private_answers, in_flight, permits, queue }
+    fn new(routes: Vec<Below>, settings: &Settings) -> Self {
+        Self {
+            routes,
+            asked: settings.routes.clone(),
+            refuse_private_answers: settings.refuse_private_answers,
+            in_flight: settings.in_flight,
+            permits: Semaphore::new(settings.in_flight),
+            queue: AtomicUsize::new(0),
+        }
     }
 
     /// Who is asked for a name, and below which domain.
@@ -270,83 +282,5 @@ impl Table {
             counters.dropped.add();
         }
         permit
-    }
-}
-
-/// One server's trouble, which is not an answer while another can be asked.
-fn is_trouble(answer: &Answer) -> bool {
-    matches!(Code::of(answer.code()), Some(Code::ServFail | Code::Refused | Code::NotImp | Code::FormErr))
-}
-
-/// Asks servers until one answers, or `end`. Whoever does not answer in the time it usually takes
-/// is still listened to while the next is asked.
-async fn ask(servers: &[Arc<Server>], query: &Query<'_>, turn: u32, end: Instant) -> Option<Answer> {
-    let healths: Vec<_> = servers.iter().map(|server| *server.health()).collect();
-    let (order, at_once) = health::order(&healths, turn, Instant::now());
-    let mut to_ask: std::collections::VecDeque<usize> =
-        (0..ROUNDS).flat_map(|_| order.iter().copied()).collect();
-    let mut asked = FuturesUnordered::new();
-    // Those that were asked and have not answered, and since when.
-    let mut open: Vec<(usize, Instant)> = Vec::new();
-    let mut trouble = None;
-    let mut next_at = end;
-    let mut wanted = at_once.max(1);
-    loop {
-        while wanted > 0 {
-            wanted -= 1;
-            let Some(n) = to_ask.pop_front() else { break };
-            let began = Instant::now();
-            let round = open.iter().filter(|(open, _)| *open == n).count();
-            open.push((n, began));
-            next_at = began + servers[n].health().patience() * (1 << round);
-            let server = &servers[n];
-            asked.push(async move { (n, began, server.ask(query).await) });
-        }
-        if asked.is_empty() {
-            break;
-        }
-        if to_ask.is_empty() {
-            next_at = end;
-        }
-        tokio::select! {
-            Some((n, began, result)) = asked.next() => match result {
-                Ok(answer) => {
-                    servers[n].health().answered(began.elapsed());
-                    open.retain(|(open, _)| *open != n);
-                    if !is_trouble(&answer) {
-                        missed(servers, &open);
-                        return Some(answer);
-                    }
-                    trouble.get_or_insert(answer);
-                    to_ask.retain(|other| *other != n);
-                    wanted = 1;
-                }
-                Err(error) => {
-                    tracing::debug!(server = %servers[n].at().address, %error, "upstream did not answer");
-                    servers[n].health().failed(Instant::now());
-                    open.retain(|(open, _)| *open != n);
-                    to_ask.retain(|other| *other != n);
-                    wanted = 1;
-                }
-            },
-            () = sleep_until(next_at.min(end).into()) => {
-                if Instant::now() >= end {
-                    break;
-                }
-                wanted = 1;
-            }
-        }
-    }
-    missed(servers, &open);
-    trouble
-}
-
-/// Notes who has not answered.
-fn missed(servers: &[Arc<Server>], open: &[(usize, Instant)]) {
-    let now = Instant::now();
-    for (n, server) in servers.iter().enumerate() {
-        if let Some((_, began)) = open.iter().find(|(open, _)| *open == n) {
-            server.health().missed(now.saturating_duration_since(*began), now);
-        }
     }
 }
