@@ -45,7 +45,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     cores::pin(cores::LOAD);
-    let bench = Bench { outside: Outside::new(), peers: Peers::find() };
+    // cargo says --bench.
+    let cases = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let bench = Bench { outside: Outside::new(), peers: Peers::find(), cases };
     let (few, many) = (Table::new(1_000), Table::new(100_000));
     let mut results = Results::default();
     bench.thousand(&few, &mut results);
@@ -59,24 +61,44 @@ fn main() -> ExitCode {
 struct Bench {
     outside: Outside,
     peers: Peers,
+    /// Those that are asked for, all when there are none.
+    cases: Vec<String>,
 }
 
 impl Bench {
+    /// Whether a case is to be measured.
+    fn wants(&self, case: &str) -> bool {
+        self.cases.is_empty() || self.cases.iter().any(|wanted| wanted == case)
+    }
+
     /// 1,000 names, nothing kept of what the upstream server says.
     fn thousand(&self, table: &Table, results: &mut Results) {
+        if !["a", "mixed", "ptr", "nxdomain", "forward", ONE, "polite"].iter().any(|case| self.wants(case)) {
+            return;
+        }
         let contenders = self.start(Setup { table, cache: false, changing: false });
-        turns("a", &contenders, |_| Questions::a(table), Way::Hard, results);
+        let mut turns = |case, questions: &dyn Fn(&Contender) -> Questions, way| {
+            if self.wants(case) {
+                turns(case, &contenders, questions, way, results);
+            }
+        };
+        turns("a", &|_| Questions::a(table), Way::Hard);
+        turns("mixed", &|_| Questions::mixed(table), Way::Hard);
+        turns("ptr", &|_| Questions::ptr(table), Way::Hard);
+        turns("nxdomain", &|one| Questions::nxdomain(one.suffix), Way::Hard);
+        turns("forward", &|_| Questions::fresh(), Way::Hard);
+        turns(ONE, &|_| Questions::a(table), Way::One);
         resident("rss_kib", &contenders, results);
-        turns("mixed", &contenders, |_| Questions::mixed(table), Way::Hard, results);
-        turns("ptr", &contenders, |_| Questions::ptr(table), Way::Hard, results);
-        turns("nxdomain", &contenders, |one| Questions::nxdomain(one.suffix), Way::Hard, results);
-        turns("forward", &contenders, |_| Questions::fresh(), Way::Hard, results);
-        turns(ONE, &contenders, |_| Questions::a(table), Way::One, results);
-        polite(table, &contenders, results);
+        if self.wants("polite") {
+            polite(table, &contenders, results);
+        }
     }
 
     /// 100,000 names, and in turn with them an agent of ours that has few.
     fn hundred_thousand(&self, table: &Table, few: &Table, results: &mut Results) {
+        if !self.wants("names100k") {
+            return;
+        }
         let mut contenders = self.start(Setup { table, cache: false, changing: false });
         let setup = Setup { table: few, cache: false, changing: false };
         contenders.push(peers::tether(FEW, &self.outside, setup));
@@ -86,11 +108,17 @@ impl Bench {
     }
 
     fn cached(&self, table: &Table, results: &mut Results) {
+        if !self.wants("forward_cached") {
+            return;
+        }
         let contenders = self.start(Setup { table, cache: true, changing: false });
         turns("forward_cached", &contenders, |_| Questions::repeated(), Way::Hard, results);
     }
 
     fn churn(&self, table: &Table, results: &mut Results) {
+        if !self.wants(CHURN) {
+            return;
+        }
         let contenders = self.start(Setup { table, cache: false, changing: true });
         turns(CHURN, &contenders, |_| Questions::a(table), Way::Hard, results);
     }

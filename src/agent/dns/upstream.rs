@@ -1,16 +1,15 @@
 //! One server that is asked: over UDP, over TCP when its answer did not fit, over TLS where the
 //! host says so.
 //!
-//! Every question has a socket, and so a port, and an id of its own; the kernel drops what does
-//! not come from the server, `Answer::read` what is no answer to this question. It must not know
-//! who is asked next.
+//! Every question has a port and an id of its own; the kernel drops what does not come from the
+//! server, `Answer::read` what is no answer to this question. It must not know who is asked next.
 
 use std::{
     io,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream, UdpSocket},
@@ -26,6 +25,8 @@ use super::{
 
 /// The longest datagram there is.
 const LONGEST: usize = 64 << 10;
+/// Sockets that are kept for further questions.
+const KEPT: usize = 64;
 
 thread_local! {
     /// Where datagrams are read to: one at a time, and copied when they are answers.
@@ -38,6 +39,9 @@ pub(super) struct Server {
     at: ServerAddress,
     tls: Option<TlsClient>,
     health: Mutex<Health>,
+    /// Sockets whose question was answered. To make one, have it watched and close it again takes
+    /// longer than all that a question needs otherwise.
+    idle: Mutex<Vec<UdpSocket>>,
 }
 
 /// Why there is no answer.
@@ -54,7 +58,7 @@ pub(super) enum AskError {
 impl Server {
     pub(super) fn new(at: ServerAddress) -> Self {
         let tls = at.tls.as_ref().map(|known_by| TlsClient::new(&at, known_by));
-        Self { at, tls, health: Mutex::default() }
+        Self { at, tls, health: Mutex::default(), idle: Mutex::default() }
     }
 
     /// Where it is.
@@ -88,7 +92,7 @@ impl Server {
     }
 
     async fn ask_udp(&self, query: &Query<'_>, with_edns: bool) -> Result<Answer, AskError> {
-        let socket = UdpSocket::from_std(self.socket(Type::DGRAM)?.into())?;
+        let socket = self.socket()?;
         let request = as_request(query, rand::random(), with_edns);
         socket.send(&request).await?;
         loop {
@@ -98,7 +102,13 @@ impl Server {
                 io::Result::Ok(Answer::read(&datagram[..length], &request))
             });
             match read {
-                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Ok(answer)) => {
+                    let mut idle = self.idle();
+                    if idle.len() < KEPT {
+                        idle.push(socket);
+                    }
+                    return Ok(answer);
+                }
                 Ok(Err(NotAnswer::Malformed)) => return Err(AskError::Malformed),
                 // Somebody guesses, or an earlier question's answer is late.
                 Ok(Err(NotAnswer::Stray)) => {}
@@ -110,7 +120,7 @@ impl Server {
 
     async fn ask_tcp(&self, query: &Query<'_>) -> Result<Answer, AskError> {
         let request = as_request(query, rand::random(), true);
-        let mut stream = self.connect().await?;
+        let mut stream = connect(&self.at).await?;
         let length = u16::try_from(request.len()).map_err(|_| AskError::Malformed)?;
         stream.write_all(&[&length.to_be_bytes()[..], &request].concat()).await?;
         let length = stream.read_u16().await?;
@@ -119,16 +129,34 @@ impl Server {
         Answer::read(&answer, &request).map_err(|_| AskError::Malformed)
     }
 
-    async fn connect(&self) -> io::Result<TcpStream> {
-        connect(&self.at).await
-    }
-
-    /// A socket that hears nobody but the server.
-    fn socket(&self, kind: Type) -> io::Result<Socket> {
-        let socket = unconnected(&self.at, kind)?;
-        socket.connect(&self.at.address.into())?;
+    /// A socket that hears nobody but the server, on a port that no question had before it.
+    fn socket(&self) -> io::Result<UdpSocket> {
+        let kept = self.idle().pop();
+        let socket = match kept {
+            Some(socket) => {
+                disconnect(&socket)?;
+                bind_interface(&SockRef::from(&socket), &self.at)?;
+                socket
+            }
+            None => UdpSocket::from_std(unconnected(&self.at, Type::DGRAM)?.into())?,
+        };
+        SockRef::from(&socket).connect(&self.at.address.into())?;
         Ok(socket)
     }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<UdpSocket>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a socket's peer from it, and with it port and interface: the next connect(2) gives it
+/// another port, as random as the first (`__udp_disconnect` in net/ipv4/udp.c).
+fn disconnect(socket: &UdpSocket) -> io::Result<()> {
+    let nobody = SockAddrStorage::zeroed();
+    let length = nobody.size_of();
+    // SAFETY: zeros are an address of the family AF_UNSPEC, as long as said.
+    let nobody = unsafe { SockAddr::new(nobody, length) };
+    SockRef::from(socket).connect(&nobody)
 }
 
 /// A TCP connection to a server.
@@ -142,8 +170,10 @@ pub(super) async fn connect(to: &ServerAddress) -> io::Result<TcpStream> {
 fn unconnected(to: &ServerAddress, kind: Type) -> io::Result<Socket> {
     let protocol = if kind == Type::DGRAM { Protocol::UDP } else { Protocol::TCP };
     let socket = Socket::new(Domain::for_address(to.address), kind.nonblocking().cloexec(), Some(protocol))?;
-    if let Some(interface) = &to.interface {
-        socket.bind_device(Some(interface.as_bytes()))?;
-    }
+    bind_interface(&socket, to)?;
     Ok(socket)
+}
+
+fn bind_interface(socket: &Socket, to: &ServerAddress) -> io::Result<()> {
+    to.interface.as_ref().map_or(Ok(()), |interface| socket.bind_device(Some(interface.as_bytes())))
 }
