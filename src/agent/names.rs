@@ -1,13 +1,16 @@
 //! Name tables, prepared for answers: names as they are in packets, folded to lower case, their
 //! addresses beside them, sorted and none twice.
 //!
-//! Whole tables are made once; a change touches what it names and nothing else, so that a name
+//! Whole tables are made once; a change touches what it names and who shares that, so that a name
 //! among 100,000 comes and goes as quickly as one among ten. It must not know packets or sockets.
 
 mod domain;
 mod holders;
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
 
 use tether_wire::{
     names::{
@@ -27,8 +30,8 @@ pub(crate) use holders::{Addresses, Place};
 pub struct Names {
     /// What stands for all of it.
     summary: Summary,
-    /// The networks' names, folded, in search order.
-    networks: Vec<Box<[u8]>>,
+    /// The networks by folded name: their places in search order.
+    networks: HashMap<Box<[u8]>, usize>,
     /// Endpoints, links and extra hosts, by the number the maps know them by.
     entries: Vec<Option<Entry>>,
     /// Numbers that are free.
@@ -55,6 +58,14 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap;
 
+/// A change to tables, ready to be made.
+#[derive(Debug)]
+pub(crate) struct Steps<'c> {
+    summary: Summary,
+    removed: Vec<(u32, &'c EndpointNames)>,
+    added: Vec<(Place, &'c CheckedEndpoint)>,
+}
+
 /// What the tables know of a name.
 #[derive(Debug)]
 pub(crate) enum Found<'t> {
@@ -64,7 +75,7 @@ pub(crate) enum Found<'t> {
     Pointer(&'t [u8]),
     /// It is a service of somebody's.
     Service {
-        /// Its ports, each once.
+        /// Its ports, each once; none when nobody offers it.
         ports: Vec<u16>,
         /// Where the somebody's name begins in the name asked for.
         host_at: u8,
@@ -84,7 +95,9 @@ impl Names {
     pub fn new(checked: &CheckedNames) -> Self {
         let mut names = Self {
             summary: checked.summary.clone(),
-            networks: checked.networks.iter().map(|network| wire(&network.network, true)).collect(),
+            networks: (checked.networks.iter().enumerate())
+                .map(|(n, network)| (wire(&network.network, true), n))
+                .collect(),
             ..Self::default()
         };
         let mut touched = Vec::new();
@@ -110,9 +123,17 @@ impl Names {
 
     /// Makes these changes if they lead to tables of this digest, and none of them otherwise.
     pub fn change(&mut self, changes: &[CheckedChange], digest: &Digest) -> Result<(), Gap> {
+        let steps = self.steps(changes, digest)?;
+        self.step(steps);
+        Ok(())
+    }
+
+    /// What these changes come to, if they lead to tables of this digest. Nothing is changed: names
+    /// may be looked up meanwhile.
+    pub(crate) fn steps<'c>(&self, changes: &'c [CheckedChange], digest: &Digest) -> Result<Steps<'c>, Gap> {
         let mut summary = self.summary.clone();
-        let mut removed = Vec::new();
-        let mut added = Vec::new();
+        let (mut removed, mut added) = (Vec::new(), Vec::new());
+        let mut taken = HashSet::new();
         for change in changes {
             let n = self.summary.networks.iter().position(|(name, ..)| *name == change.network).ok_or(Gap)?;
             let (_, links, endpoints) = summary.networks.get_mut(n).ok_or(Gap)?;
@@ -121,8 +142,11 @@ impl Names {
                 (self.endpoints_of(n), endpoints, &change.removed, &change.added),
             ] {
                 for entry in goes {
-                    removed.push(self.find_entry(place, entry, &removed).ok_or(Gap)?);
-                    sum.subtract(Sum::of(entry));
+                    let its = Sum::of(entry);
+                    let number = self.find_entry(place, entry, its.short(), &taken).ok_or(Gap)?;
+                    taken.insert(number);
+                    removed.push((number, entry));
+                    sum.subtract(its);
                 }
                 for entry in comes {
                     sum.add(entry.sum);
@@ -134,6 +158,11 @@ impl Names {
         if summary.digest() != *digest || count > MAX_ENDPOINTS {
             return Err(Gap);
         }
+        Ok(Steps { summary, removed, added })
+    }
+
+    /// Takes steps that were found on these very tables.
+    pub(crate) fn step(&mut self, Steps { summary, removed, added }: Steps<'_>) {
         let mut touched = Vec::new();
         for (number, names) in removed {
             self.remove(number, names, &mut touched);
@@ -143,7 +172,6 @@ impl Names {
         }
         self.settle(touched);
         self.summary = summary;
-        Ok(())
     }
 
     /// What is known of a name, folded, without its root.
@@ -157,11 +185,11 @@ impl Names {
         if let Some(service) = self.service(name) {
             return service;
         }
-        let is_network = |name: &[u8]| self.networks.iter().any(|network| **network == *name);
-        if is_network(name) {
+        if self.networks.contains_key(name) {
             return Found::Network;
         }
-        if labels(name).any(|at| is_network(&name[at..])) { Found::BelowNetwork } else { Found::Foreign }
+        let below = labels(name).any(|at| self.networks.contains_key(&name[at..]));
+        if below { Found::BelowNetwork } else { Found::Foreign }
     }
 
     /// The addresses of `name`: the first place that has it, or `name.network`. Names of more
@@ -176,9 +204,7 @@ impl Names {
             return self.in_place(holders, None);
         }
         for at in labels(name) {
-            let Some(n) = self.networks.iter().position(|network| **network == name[at..]) else {
-                continue;
-            };
+            let Some(&n) = self.networks.get(&name[at..]) else { continue };
             if let Some(holders) = self.by_name.get(&name[..at]) {
                 let in_place = |place| self.in_place(holders, Some(place));
                 let there = in_place(Place::links_of(n)).or_else(|| in_place(self.endpoints_of(n)));
@@ -209,7 +235,8 @@ impl Names {
     }
 
     /// The ports of `_port._protocol.name` or `_service._protocol.name` (RFC 2782), and the name's
-    /// addresses. `None` where nobody has the name, or a port of that name.
+    /// addresses. `None` where nobody has the name: what is below a name of ours is ours, and a
+    /// service nobody offers is no question for others.
     fn service(&self, name: &[u8]) -> Option<Found<'_>> {
         let (service, rest) = label(name)?;
         let (protocol, host) = label(rest)?;
@@ -218,7 +245,9 @@ impl Names {
             .into_iter()
             .find(|known| known.as_str().as_bytes() == protocol)?;
         let (Members(members), addresses) = self.holders(host)?;
-        let number = std::str::from_utf8(service).ok().and_then(|text| text.parse().ok());
+        // Written as every number is: no sign, and no zero in front.
+        let plain = service.iter().all(u8::is_ascii_digit) && service.first() != Some(&b'0');
+        let number = std::str::from_utf8(service).ok().filter(|_| plain).and_then(|text| text.parse().ok());
         let is_it = |port: &&Port| {
             let called =
                 || port.name.as_ref().is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(service));
@@ -230,7 +259,7 @@ impl Names {
         ports.sort_unstable();
         ports.dedup();
         let host_at = u8::try_from(name.len() - host.len()).ok()?;
-        (!ports.is_empty()).then_some(Found::Service { ports, host_at, addresses })
+        Some(Found::Service { ports, host_at, addresses })
     }
 
     /// The one name an address leads back to, bare: `name.network` broke Kerberos (moby#26298).
@@ -252,20 +281,19 @@ impl Names {
     }
 
     /// The number of an entry, which is none of those in `taken`.
-    fn find_entry<'c>(
+    fn find_entry(
         &self,
         place: Place,
-        names: &'c EndpointNames,
-        taken: &[(u32, &'c EndpointNames)],
-    ) -> Option<(u32, &'c EndpointNames)> {
-        let short = Sum::of(names).short();
+        names: &EndpointNames,
+        short: u64,
+        taken: &HashSet<u32>,
+    ) -> Option<u32> {
         let is_it = |number: &u32| {
             let entry = self.entry(*number);
-            entry.is_some_and(|entry| entry.place == place && entry.short == short)
-                && taken.iter().all(|(taken, _)| taken != number)
+            entry.is_some_and(|entry| entry.place == place && entry.short == short) && !taken.contains(number)
         };
         let holders = self.by_name.get(&*wire(names.names.first()?, true))?;
-        holders.numbers().into_iter().find(is_it).map(|number| (number, names))
+        holders.numbers().into_iter().find(is_it)
     }
 
     /// Adds an entry. The names it touches have to be settled.

@@ -2,6 +2,7 @@
 
 use std::{io::Write as _, path::PathBuf, time::Duration};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tether_wire::{
     boot::Boot,
@@ -36,6 +37,9 @@ const STATUS_DELAY: Duration = Duration::from_millis(25);
 /// How long the host may take to note the workload's end before the machine goes without: long
 /// enough for a host to be restarted in between.
 const EXIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Open files the agent may have.
+const FILES: u64 = 4_096;
 
 /// What `tether run` was told.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +93,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     if init::is_process_1() {
         kernel.loopback_up().await?;
     }
+    more_files();
     let dns = dns::Server::start(&dns::Settings::default())?;
     let files = if boot.root.is_some() && init::is_process_1() {
         Preparation::files()?;
@@ -116,6 +121,14 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             by_host(agent, supervisor, &boot, channel).await
         }
         (None, None) => Err(RunError::NoHost),
+    }
+}
+
+/// Allows more open files, if the kernel lets this process have them: 512 questions at four upstreams
+/// each want more than the usual 1,024.
+fn more_files() {
+    if let Ok((now, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, now.max(most.min(FILES)), most);
     }
 }
 

@@ -20,12 +20,14 @@ use crate::{
 impl Agent {
     /// Has the DNS server behave as the document in force and the kernel as it was last read say.
     pub(super) fn configure_dns(&mut self) {
-        let settings = match &self.in_force {
-            Some(in_force) => settings(&in_force.desired, &self.seen),
-            None => settings(&Desired::nothing(), &self.seen),
-        };
+        let nothing = Desired::nothing();
+        let desired = self.in_force.as_ref().map_or(&nothing, |in_force| &in_force.desired);
+        let (settings, left_out) = settings(desired, &self.seen);
         if self.dns_settings.as_ref() == Some(&settings) {
             return;
+        }
+        for (upstream, why) in left_out {
+            tracing::warn!(%upstream, "not asked for names: {why}");
         }
         if let Err(error) = self.dns.configure(&settings) {
             // Threads are to be had again perhaps: the next look tries.
@@ -35,52 +37,55 @@ impl Agent {
     }
 }
 
-/// How the server is to behave. Of the servers to be asked, those that are this machine itself are
-/// left out, which would ask itself for ever, and so are those on links that are not there.
-fn settings(desired: &Desired, now: &KernelState) -> Settings {
+/// How the server is to behave, and who is left out of it, and why: this machine itself, which would
+/// ask itself for ever, and servers on links that are not there.
+fn settings<'d>(desired: &'d Desired, now: &KernelState) -> (Settings, Vec<(&'d Upstream, &'static str)>) {
     let dns = &desired.dns;
+    let mut left_out = Vec::new();
     let is_own = |ip: IpAddr| {
         ip.is_loopback() || dns.listen.contains(&ip) || now.addresses.iter().any(|a| a.prefix.address() == ip)
     };
     let index = |name: &str| now.links.iter().find(|link| link.name == name).map(|link| link.index);
-    let usable = |upstream: &Upstream| -> Option<SocketAddr> {
-        match &upstream.scope {
-            _ if is_own(upstream.address) => {
-                tracing::warn!(%upstream, "not asked for names: it is this machine itself");
+    let mut usable = |upstream: &'d Upstream| -> Option<SocketAddr> {
+        let scope = match &upstream.scope {
+            _ if is_own(upstream.address) => Err("it is this machine itself"),
+            None => Ok(0),
+            Some(scope) => index(scope.as_str()).ok_or("there is no such interface"),
+        };
+        match scope {
+            Ok(scope) => Some(upstream.socket_address(scope)),
+            Err(why) => {
+                left_out.push((upstream, why));
                 None
-            }
-            None => Some(upstream.socket_address(0)),
-            Some(scope) => {
-                let index = index(scope.as_str());
-                if index.is_none() {
-                    tracing::warn!(%upstream, "not asked for names: there is no such interface");
-                }
-                index.map(|index| upstream.socket_address(index))
             }
         }
     };
-    let route = |forward: &DesiredForward, name: &str| {
+    let mut route = |forward: &'d DesiredForward, name: &str| {
         let tls = forward.tls.as_ref().map(|tls| Arc::new((tls.name.clone(), tls.ca.clone())));
         let interface = forward.interface.as_ref().map(ToString::to_string);
         let server = |address| ServerAddress { address, interface: interface.clone(), tls: tls.clone() };
         Route {
             domain: if name.is_empty() { Box::default() } else { wire(name, true) },
-            servers: forward.servers.iter().filter_map(usable).map(server).collect(),
+            servers: forward.servers.iter().filter_map(&mut usable).map(server).collect(),
         }
     };
-    let routes = dns.forward.iter().flat_map(|forward| match &forward.domains[..] {
-        [] => vec![route(forward, "")],
-        domains => domains.iter().map(|name| route(forward, name)).collect(),
-    });
-    Settings {
+    let mut routes = Vec::new();
+    for forward in &dns.forward {
+        match &forward.domains[..] {
+            [] => routes.push(route(forward, "")),
+            domains => routes.extend(domains.iter().map(|name| route(forward, name))),
+        }
+    }
+    let settings = Settings {
         listen: dns.listen.clone(),
-        routes: routes.collect(),
+        routes,
         cache_bytes: dns.cache_bytes,
         stale: dns.stale,
         in_flight: dns.in_flight,
         refuse_private_answers: dns.refuse_private_answers,
         keep_own_names: dns.keep_own_names,
-    }
+    };
+    (settings, left_out)
 }
 
 #[cfg(test)]
@@ -97,7 +102,7 @@ mod tests {
             addresses: vec![Address::ours(7, "172.18.0.2/16".parse().unwrap())],
             ..KernelState::default()
         };
-        settings(&desired, &now)
+        settings(&desired, &now).0
     }
 
     fn strings(texts: &[&str]) -> Vec<String> {

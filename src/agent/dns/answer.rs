@@ -128,18 +128,19 @@ fn write_addresses(
 }
 
 fn rotated<T>(all: &[T], turn: u32) -> impl Iterator<Item = &T> {
-    let first = turn as usize % all.len().max(1);
+    // Clients ask for A and AAAA in turns: counted one by one, every other place would be first.
+    let first = (turn.wrapping_mul(0x9e37_79b9) >> 8) as usize % all.len().max(1);
     all[first..].iter().chain(&all[..first])
 }
 
-/// The answer to what cannot be read as one question: nothing of it but id, operation and RD.
+/// The answer to what cannot be read as one question: nothing of it but id, operation, RD and CD.
 fn bare_error(packet: &[u8], code: Code, out: &mut [u8]) -> usize {
     let kept = packet[2] & (flag::OPCODE | flag::RD);
     out[..HEADER].copy_from_slice(&[
         packet[0],
         packet[1],
         flag::QR | kept,
-        flag::RA | code as u8,
+        flag::RA | packet[3] & flag::CD | code as u8,
         0,
         0,
         0,

@@ -13,9 +13,9 @@ use std::{
 use nix::libc;
 use socket2::{SockAddr, SockAddrStorage};
 
-use super::writer::MAX_UDP;
+use super::{packet::LONGEST_QUESTION, writer::MAX_UDP};
 
-/// Datagrams in one call. More is not faster (32, 64, 128 measured alike), and each has buffers.
+/// Datagrams in one call: with so many, the call itself is a small part of each. Each has buffers.
 const SIZE: usize = 32;
 /// The same, as the kernel is told.
 #[expect(clippy::cast_possible_truncation, reason = "32")]
@@ -23,10 +23,6 @@ const IN_A_CALL: libc::c_uint = SIZE as libc::c_uint;
 /// How long an address may be.
 #[expect(clippy::cast_possible_truncation, reason = "128 bytes")]
 const ADDRESS: libc::socklen_t = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-/// The longest question that is read: a name, an OPT record and a good many options. What is longer
-/// is malformed.
-const LONGEST_QUESTION: usize = 4_096;
-
 /// Buffers for datagrams and their answers, which lie in the same places.
 pub(super) struct Batch {
     questions: Vec<[u8; LONGEST_QUESTION]>,
@@ -82,8 +78,8 @@ impl Batch {
             self.lengths[n] = header.msg_len as usize;
             self.client_lengths[n] = header.msg_hdr.msg_namelen;
             if header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0 {
-                // Cut, it is as malformed as it was too long.
-                self.lengths[n] = LONGEST_QUESTION;
+                // What is left of it may look whole: nobody sends so long a question.
+                self.lengths[n] = 0;
             }
         }
         self.received = received;

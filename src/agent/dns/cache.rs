@@ -80,6 +80,8 @@ pub(super) struct Cache {
     old: HashMap<Key, Entry>,
     /// How many bytes the young ones take: half of `limit` at most.
     young_bytes: usize,
+    /// How often it was emptied: what was asked for before is not kept any more.
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -101,18 +103,24 @@ pub(super) enum Kept<'c> {
 impl Cache {
     /// Changes how much is kept, and how long.
     pub(super) fn bound(&mut self, limit: usize, stale: Duration) {
-        (self.limit, self.stale) = (limit, stale);
-        if limit == 0 {
-            self.flush();
-        } else if self.young_bytes > limit / 2 {
+        if limit < self.limit {
+            // Everything fits the new limit, or nothing is kept.
+            self.turn();
             self.turn();
         }
+        (self.limit, self.stale) = (limit, stale);
     }
 
     /// Forgets everything.
     pub(super) fn flush(&mut self) {
-        let Self { limit, stale, .. } = *self;
-        *self = Self { limit, stale, ..Self::default() };
+        self.turn();
+        self.turn();
+        self.generation += 1;
+    }
+
+    /// Changes whenever everything is forgotten.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The answer to the question with this key.
@@ -126,15 +134,20 @@ impl Cache {
         let entry = self.young.get(key)?;
         let age = now.saturating_duration_since(entry.since);
         if age < entry.lifetime {
-            let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-            Some(Kept::Fresh(&entry.answer, Age::Seconds(seconds)))
+            let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+            // Not longer for anybody than here: a denial's SOA may have more than it gives.
+            let left = seconds(entry.lifetime).saturating_sub(seconds(age));
+            Some(Kept::Fresh(&entry.answer, Age::Kept { age: seconds(age), left }))
         } else {
             (age < entry.lifetime + self.stale).then_some(Kept::Stale(&entry.answer))
         }
     }
 
-    /// Keeps an answer, if it is one to be kept.
-    pub(super) fn insert(&mut self, key: Key, answer: &Answer, now: Instant) {
+    /// Keeps an answer that was asked for in this generation, if it is one to be kept.
+    pub(super) fn insert(&mut self, key: Key, answer: &Answer, generation: u64, now: Instant) {
+        if generation != self.generation {
+            return;
+        }
         let Some(lifetime) = answer.lifetime().filter(|seconds| *seconds > 0) else { return };
         let longest = if answer.is_denial() { LONGEST_DENIAL } else { LONGEST };
         let lifetime = Duration::from_secs(lifetime.min(longest).into());
@@ -200,13 +213,14 @@ mod tests {
     fn answers_are_fresh_then_stale_then_gone() {
         let mut cache = cache(10_000);
         let ((key, answer), now) = (answered("a", 4), Instant::now());
-        cache.insert(key.clone(), &answer, now);
+        cache.insert(key.clone(), &answer, 0, now);
         let mut at = |seconds| match cache.find(&key.0, now + Duration::from_secs(seconds)) {
-            Some(Kept::Fresh(_, age)) => format!("{age:?}"),
+            Some(Kept::Fresh(_, Age::Kept { age, left })) => format!("{age} {left}"),
+            Some(Kept::Fresh(..)) => unreachable!(),
             Some(Kept::Stale(_)) => "stale".to_owned(),
             None => "none".to_owned(),
         };
-        assert_eq!([at(0), at(59), at(60), at(119)], ["Seconds(0)", "Seconds(59)", "stale", "stale"]);
+        assert_eq!([at(0), at(59), at(60), at(119)], ["0 60", "59 1", "stale", "stale"]);
         assert_eq!(at(120), "none");
     }
 
@@ -228,10 +242,10 @@ mod tests {
         let mut cache = cache(8_000);
         let now = Instant::now();
         let (used, answer) = answered("used", 100);
-        cache.insert(used.clone(), &answer, now);
+        cache.insert(used.clone(), &answer, 0, now);
         for n in 0..1_000 {
             let (key, answer) = answered(&format!("n{n}"), 100);
-            cache.insert(key, &answer, now);
+            cache.insert(key, &answer, 0, now);
             assert!(cache.find(&used.0, now).is_some(), "after {n}");
             let bytes: usize = cache
                 .young
@@ -245,15 +259,18 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_without_room_keeps_nothing() {
+    fn what_is_flushed_or_has_no_room_is_not_kept() {
         let mut cache = cache(10_000);
         let ((key, answer), now) = (answered("a", 4), Instant::now());
-        cache.insert(key.clone(), &answer, now);
+        cache.insert(key.clone(), &answer, 0, now);
         cache.flush();
         assert!(cache.find(&key.0, now).is_none());
-        cache.insert(key.clone(), &answer, now);
+        cache.insert(key.clone(), &answer, 0, now);
+        assert!(cache.find(&key.0, now).is_none(), "it was asked for before");
+        cache.insert(key.clone(), &answer, cache.generation(), now);
+        assert!(cache.find(&key.0, now).is_some());
         cache.bound(0, Duration::ZERO);
-        cache.insert(key.clone(), &answer, now);
+        cache.insert(key.clone(), &answer, cache.generation(), now);
         assert!(cache.find(&key.0, now).is_none());
     }
 }

@@ -1,10 +1,11 @@
 //! Who asked, and how an answer gets there.
 
-use std::{cell::RefCell, net::SocketAddr, sync::Arc};
+use std::{cell::RefCell, net::SocketAddr, sync::Weak};
 
 use nix::libc;
 use socket2::Socket;
-use tokio::sync::mpsc;
+
+use super::stream::Place;
 
 /// The longest answer.
 const LONGEST: usize = 64 << 10;
@@ -21,10 +22,10 @@ pub(super) fn write<T>(write: impl FnOnce(&mut [u8]) -> T) -> T {
 /// Somebody who waits for an answer.
 #[derive(Debug)]
 pub(super) enum Client {
-    /// By a datagram of this socket's.
-    Udp(Arc<Socket>, SocketAddr),
-    /// On a TCP connection, where there is a place for the answer.
-    Tcp(mpsc::OwnedPermit<Vec<u8>>),
+    /// By a datagram of this socket's, if that is still listened on.
+    Udp(Weak<Socket>, SocketAddr),
+    /// On a TCP connection.
+    Tcp(Place),
 }
 
 impl Client {
@@ -37,9 +38,11 @@ impl Client {
     pub(super) fn send(self, answer: &[u8]) {
         match self {
             Self::Udp(socket, address) => {
-                let _ = socket.send_to_with_flags(answer, &address.into(), libc::MSG_DONTWAIT);
+                if let Some(socket) = socket.upgrade() {
+                    let _ = socket.send_to_with_flags(answer, &address.into(), libc::MSG_DONTWAIT);
+                }
             }
-            Self::Tcp(replies) => drop(replies.send(answer.to_vec())),
+            Self::Tcp(place) => place.send(answer),
         }
     }
 }

@@ -13,15 +13,17 @@ const PATIENCE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(150)..=Duration::from_millis(1_200);
 /// The patience with a server nobody knows yet.
 const UNKNOWN: Duration = Duration::from_millis(400);
-/// How often others may be sooner, before a server that has not answered is taken for silent.
+/// How often a server may be late or in trouble before it is taken for silent.
 const MISSED: u32 = 3;
+/// One question in so many probes another server.
+const PROBED: u32 = 64;
 
 /// What is known of one server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Health {
     /// Smoothed time to an answer and its deviation (RFC 6298 section 2).
     latency: Option<(Duration, Duration)>,
-    /// How often another's answer came before its own, since its last.
+    /// How often it was late or in trouble, since its last good answer.
     missed: u32,
     /// How often it was taken for silent, since its last answer.
     silences: u32,
@@ -41,19 +43,36 @@ impl Health {
         });
     }
 
-    /// Another's answer came first, this long after it was asked. It may be looking far away for
-    /// its own: only what happens again and again, or takes very long, tells.
+    /// Another's answer came first, or none, this long after it was asked. It may be looking far
+    /// away for its own: only what happens again and again, or takes very long, tells.
     pub(super) fn missed(&mut self, waited: Duration, now: Instant) {
+        if waited >= *PATIENCE.end() {
+            self.failed(now);
+        } else if waited >= self.patience() {
+            self.count(now);
+        }
+    }
+
+    /// It has answered that it cannot answer: a question may be to blame, many are not.
+    pub(super) fn in_trouble(&mut self, now: Instant) {
+        self.count(now);
+    }
+
+    fn count(&mut self, now: Instant) {
         self.missed = self.missed.saturating_add(1);
-        if self.missed >= MISSED || waited >= *PATIENCE.end() {
+        if self.missed >= MISSED {
             self.failed(now);
         }
     }
 
-    /// It does not answer.
+    /// It does not answer. Of several questions that find that out at once, the first counts.
     pub(super) fn failed(&mut self, now: Instant) {
+        if self.is_shunned(now) {
+            return;
+        }
         let shunned = SHUNNED.saturating_mul(1 << self.silences.min(8)).min(SHUNNED_AT_MOST);
         self.silences = self.silences.saturating_add(1);
+        self.missed = 0;
         self.shunned = Some(now + shunned);
     }
 
@@ -67,6 +86,13 @@ impl Health {
         self.shunned.is_some_and(|until| now >= until)
     }
 
+    /// It is on trial, with this question: others do not try it meanwhile.
+    pub(super) fn tried(&mut self, now: Instant) {
+        if self.is_on_trial(now) {
+            self.shunned = Some(now + *PATIENCE.end());
+        }
+    }
+
     /// How long its answer may take before another server is asked too, or it again.
     pub(super) fn patience(&self) -> Duration {
         let patience = self.latency.map_or(UNKNOWN, |(smoothed, deviation)| smoothed * 2 + deviation * 4);
@@ -74,13 +100,19 @@ impl Health {
     }
 }
 
-/// The order in which servers are asked, by their places in `healths`, and how many of the first
-/// are asked at once.
-///
-/// One that comes back from being shunned is asked beside another, so that nobody waits for it;
-/// and so is the second now and then (`turn`), so that it is known whether it has become the
-/// better one.
-pub(super) fn order(healths: &[Health], turn: u32, now: Instant) -> (Vec<usize>, usize) {
+/// Who is asked when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// All of them, by their places.
+    pub(super) order: Vec<usize>,
+    /// One that is asked besides, and whose answer nobody waits for: it comes back from being
+    /// shunned, or it is to be known whether it has become the better one.
+    pub(super) probe: Option<usize>,
+}
+
+/// The order in which servers are asked. Every so many questions (`turn` counts them) another is
+/// probed.
+pub(super) fn turn(healths: &[Health], turn: u32, now: Instant) -> Turn {
     let mut order: Vec<usize> = (0..healths.len()).collect();
     let rank = |n: &usize| {
         let health = &healths[*n];
@@ -88,19 +120,14 @@ pub(super) fn order(healths: &[Health], turn: u32, now: Instant) -> (Vec<usize>,
         (class, health.latency.map_or(Duration::ZERO, |(smoothed, _)| smoothed), *n)
     };
     order.sort_by_key(rank);
-    let on_trial = order.iter().position(|n| healths[*n].is_on_trial(now));
-    if let Some(at) = on_trial.filter(|at| *at > 0) {
-        let trial = order.remove(at);
-        order.insert(1, trial);
-        return (order, 2);
-    }
-    let also = healths.len() > 1 && turn.is_multiple_of(64) && !healths[order[1]].is_shunned(now);
-    if also {
-        // Each of the others in turn.
-        let other = 1 + (turn / 64) as usize % (order.len() - 1);
-        order.swap(1, other);
-    }
-    (order, if also { 2 } else { 1 })
+    let others = order.get(1..).unwrap_or_default();
+    let on_trial = others.iter().find(|n| healths[**n].is_on_trial(now));
+    let in_turn = || {
+        let n = others.get((turn / PROBED) as usize % others.len().max(1))?;
+        (turn.is_multiple_of(PROBED) && !healths[*n].is_shunned(now)).then_some(n)
+    };
+    let probe = on_trial.or_else(in_turn).copied();
+    Turn { order, probe }
 }
 
 #[cfg(test)]
@@ -119,7 +146,7 @@ mod tests {
         let mut silent = answering(1);
         silent.failed(now);
         let healths = [answering(30), silent, answering(10)];
-        assert_eq!(order(&healths, 1, now), (vec![2, 0, 1], 1));
+        assert_eq!(turn(&healths, 1, now), Turn { order: vec![2, 0, 1], probe: None });
     }
 
     #[test]
@@ -127,37 +154,49 @@ mod tests {
         let now = Instant::now();
         let mut silent = answering(1);
         silent.failed(now);
+        silent.failed(now);
         let later = now + SHUNNED;
-        assert_eq!(order(&[answering(30), silent, answering(10)], 1, later), (vec![2, 1, 0], 2));
-        silent.failed(later);
-        assert!(silent.is_shunned(later + SHUNNED), "twice as long the second time");
+        assert!(!silent.is_shunned(later), "two that find out at once are one");
+        let probed = |silent, at| turn(&[answering(30), silent, answering(10)], 1, at);
+        assert_eq!(probed(silent, later), Turn { order: vec![2, 0, 1], probe: Some(1) });
+        silent.tried(later);
+        assert_eq!(probed(silent, later).probe, None, "one trial at a time");
+        let trial_over = later + *PATIENCE.end();
+        silent.failed(trial_over);
+        assert!(silent.is_shunned(trial_over + SHUNNED), "twice as long the second time");
         silent.answered(Duration::from_millis(1));
         assert!(!silent.is_shunned(later));
+        // Alone, it is asked.
+        silent.failed(now);
+        assert_eq!(turn(&[silent], 64, now), Turn { order: vec![0], probe: None });
     }
 
     #[test]
     fn others_are_tried_now_and_then() {
         let now = Instant::now();
         let healths = [answering(10), answering(20), answering(30)];
-        let beside = |turn| order(&healths, turn, now);
-        assert_eq!(beside(63).1, 1);
-        assert_eq!((beside(64).0[1], beside(64).1), (2, 2));
-        assert_eq!((beside(128).0[1], beside(128).1), (1, 2));
-        assert_eq!(order(&healths[..1], 64, now).1, 1);
+        let probe = |n| turn(&healths, n, now).probe;
+        assert_eq!([probe(63), probe(64), probe(65), probe(128)], [None, Some(2), None, Some(1)]);
     }
 
     #[test]
     fn who_is_late_now_and_then_is_not_silent() {
         let now = Instant::now();
         let mut late = answering(10);
-        late.missed(Duration::from_millis(50), now);
-        late.missed(Duration::from_millis(50), now);
-        assert!(!late.is_shunned(now));
-        late.missed(Duration::from_millis(50), now);
+        for waited in [50, 200, 50, 200] {
+            late.missed(Duration::from_millis(waited), now);
+        }
+        assert!(!late.is_shunned(now), "sooner than it usually answers is not late");
+        late.missed(Duration::from_millis(200), now);
         assert!(late.is_shunned(now));
         let mut dead = Health::default();
         dead.missed(*PATIENCE.end(), now);
         assert!(dead.is_shunned(now));
+        let mut refusing = answering(1);
+        for _ in 0..MISSED {
+            refusing.in_trouble(now);
+        }
+        assert!(refusing.is_shunned(now));
     }
 
     #[test]

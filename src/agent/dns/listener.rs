@@ -11,10 +11,10 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::{Shared, batch::Batch, holder, stream};
@@ -23,8 +23,24 @@ use super::{Shared, batch::Batch, holder, stream};
 const PORT: u16 = 53;
 /// How often a port that is taken is tried again.
 const RETRY: Duration = Duration::from_millis(500);
+/// How often it is looked for who has it.
+const LOOKED_FOR: Duration = Duration::from_secs(10);
 /// Datagrams that wait while the thread does not run: some 2,000.
 const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// What lets packets through that came by way of `lo`: what this guest sends to an address of its
+/// own does, what others send does not, whatever sender it claims and wherever the routes lead
+/// (`route_localnet`). Binding to `lo` would be wrong: a packet to an address of eth0 counts as one
+/// that came by eth0 there. Connections take it over from the listener.
+const FROM_HERE: [SockFilter; 4] = [
+    // The index of the device it came by (SKF_AD_OFF + SKF_AD_IFINDEX of linux/filter.h) ...
+    SockFilter::new(0x20, 0, 0, 0xffff_f000 + 8),
+    // ... is lo's, which is 1 in every network namespace (LOOPBACK_IFINDEX of net/flow.h):
+    SockFilter::new(0x15, 0, 1, 1),
+    // all of it; else nothing.
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+    SockFilter::new(0x06, 0, 0, 0),
+];
 
 /// A listener, which ends when it is dropped.
 #[derive(Debug)]
@@ -95,57 +111,72 @@ fn run(address: IpAddr, shared: &Arc<Shared>, state: &State, runtime: &Handle) {
 }
 
 fn get_ports(address: IpAddr, shared: &Arc<Shared>, state: &State, runtime: &Handle) -> Option<Arc<Socket>> {
+    let place = SocketAddr::from((address, PORT));
+    let mut holder = Holder::default();
     loop {
-        let mut sockets = state.sockets();
-        if state.ended.load(Relaxed) {
-            return None;
-        }
-        match bind(address) {
+        let error = match bind(place) {
             Ok((udp, tcp)) => {
+                let mut sockets = state.sockets();
+                if state.ended.load(Relaxed) {
+                    return None;
+                }
                 let udp = Arc::new(udp);
                 let serving = stream::serve(tcp, Arc::clone(shared));
                 *sockets = Some((Arc::clone(&udp), runtime.spawn(serving).abort_handle()));
-                drop(sockets);
                 shared.set_condition(address, None);
                 return Some(udp);
             }
-            Err(error) => {
-                let place = SocketAddr::from((address, PORT));
-                let holder = holder::of(place).map(|holder| format!(" ({holder} has it)"));
-                let holder = holder.filter(|_| error.kind() == io::ErrorKind::AddrInUse).unwrap_or_default();
-                let message = format!("cannot listen on {place}: {error}{holder}; trying on");
-                shared.set_condition(address, Some(message));
-                drop(state.woken.wait_timeout(sockets, RETRY));
-            }
+            Err(error) => error,
+        };
+        let holder = if error.kind() == io::ErrorKind::AddrInUse { holder.of(place) } else { String::new() };
+        let message = format!("cannot listen on {place}: {error}{holder}; trying on");
+        let sockets = state.sockets();
+        if state.ended.load(Relaxed) {
+            return None;
         }
+        shared.set_condition(address, Some(message));
+        drop(state.woken.wait_timeout(sockets, RETRY));
     }
 }
 
-fn bind(address: IpAddr) -> io::Result<(Socket, std::net::TcpListener)> {
-    let udp = socket(address, Type::DGRAM, Protocol::UDP)?;
+/// Who has the port, looked for now and then: that means looking at every process.
+#[derive(Debug, Default)]
+struct Holder {
+    known: String,
+    since: Option<Instant>,
+}
+
+impl Holder {
+    fn of(&mut self, place: SocketAddr) -> String {
+        if self.since.is_none_or(|since| since.elapsed() > LOOKED_FOR) {
+            self.since = Some(Instant::now());
+            self.known = holder::of(place).map(|holder| format!(" ({holder} has it)")).unwrap_or_default();
+        }
+        self.known.clone()
+    }
+}
+
+fn bind(place: SocketAddr) -> io::Result<(Socket, std::net::TcpListener)> {
+    let udp = socket(place, Type::DGRAM, Protocol::UDP)?;
     // As much as the machine gives: the thread may have to wait for its turn on the processor.
     let _ = udp.set_recv_buffer_size(RECEIVE_BUFFER);
-    let tcp = socket(address, Type::STREAM, Protocol::TCP)?;
+    let tcp = socket(place, Type::STREAM, Protocol::TCP)?;
     tcp.listen(128)?;
     tcp.set_nonblocking(true)?;
     Ok((udp, tcp.into()))
 }
 
-fn socket(address: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let place = SocketAddr::from((address, PORT));
+fn socket(place: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(place), kind.cloexec(), Some(protocol))?;
     if kind == Type::STREAM {
         // Connections of an agent before this one are still closing.
         socket.set_reuse_address(true)?;
     }
-    if address.is_ipv6() {
+    if place.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    if !address.is_loopback() {
-        // What this guest sends to an address of its own goes by way of lo, what others send does
-        // not: the kernel keeps them out.
-        socket.bind_device(Some(b"lo"))?;
-    }
+    // Before it is bound: nothing is to come through until then.
+    socket.attach_filter(&FROM_HERE)?;
     socket.bind(&place.into())?;
     Ok(socket)
 }

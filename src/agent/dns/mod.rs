@@ -55,6 +55,7 @@ use counters::Counters;
 use listener::Listener;
 use packet::{Code, Query};
 use relay::{Relay, Waiting};
+use stream::Place;
 
 pub use settings::{Route, ServerAddress, Settings};
 
@@ -112,15 +113,21 @@ impl Server {
     }
 
     /// Answers by these names from now on. No socket closes and no query is lost.
-    pub fn set_names(&self, names: Names) {
+    pub fn set_names(&mut self, names: Names) {
         let before = std::mem::replace(&mut *self.names(), names);
         // It may be a large one: nobody has to wait until it is gone.
         drop(before);
     }
 
     /// Makes these changes to the names if they lead to names of this digest, and none otherwise.
-    pub fn change_names(&self, changes: &[CheckedChange], digest: &Digest) -> Result<(), Gap> {
-        self.names().change(changes, digest)
+    pub fn change_names(&mut self, changes: &[CheckedChange], digest: &Digest) -> Result<(), Gap> {
+        // Nobody else changes them in between.
+        let steps = {
+            let names = self.shared.names.read().unwrap_or_else(PoisonError::into_inner);
+            names.steps(changes, digest)?
+        };
+        self.names().step(steps);
+        Ok(())
     }
 
     /// Behaves like this from now on. What listens, and goes on listening there, is not touched.
@@ -184,7 +191,7 @@ impl Shared {
                 Decided::Ask(query) => query,
             };
             let Some(address) = asker.address() else { return 0 };
-            let client = Client::Udp(Arc::clone(socket), address);
+            let client = Client::Udp(Arc::downgrade(socket), address);
             if self.questions.try_send(Waiting { packet: packet.into(), client }).is_ok() {
                 return 0;
             }
@@ -195,7 +202,7 @@ impl Shared {
     }
 
     /// Answers a question of a TCP client, now or later. `false` when it is not one.
-    fn answer_on_stream(&self, packet: Vec<u8>, place: mpsc::OwnedPermit<Vec<u8>>) -> bool {
+    fn answer_on_stream(&self, packet: Vec<u8>, place: Place) -> bool {
         let decided = client::write(|out| {
             let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
             match self.decide(&names, &packet, false, out) {
@@ -205,7 +212,7 @@ impl Shared {
             }
         });
         match decided {
-            Some(Some(answer)) => drop(place.send(answer)),
+            Some(Some(answer)) => place.send(&answer),
             Some(None) => self.relay.take(Waiting { packet: packet.into(), client: Client::Tcp(place) }),
             None => return false,
         }
@@ -243,8 +250,9 @@ impl Shared {
         }
         match condition {
             Some(condition) => {
+                conditions.insert(address, condition.clone());
+                drop(conditions);
                 tracing::warn!("DNS {condition}");
-                conditions.insert(address, condition);
             }
             None => drop(conditions.remove(&address)),
         }

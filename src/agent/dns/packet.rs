@@ -11,6 +11,8 @@ pub(crate) const HEADER: usize = 12;
 pub(crate) const PLAIN_UDP: usize = 512;
 /// The UDP payload size we offer: what fits an Ethernet packet without fragments (RFC 9715).
 pub(crate) const OUR_PAYLOAD: u16 = 1_232;
+/// The longest question that is read: a name, an OPT record and a good many options.
+pub(crate) const LONGEST_QUESTION: usize = 4_096;
 /// The length of an OPT record without options (RFC 6891 section 6.1.2).
 pub(crate) const BARE_OPT: usize = 11;
 
@@ -54,6 +56,8 @@ pub(crate) mod kind {
     pub(crate) const AAAA: u16 = 28;
     pub(crate) const SRV: u16 = 33;
     pub(crate) const OPT: u16 = 41;
+    pub(crate) const SVCB: u16 = 64;
+    pub(crate) const HTTPS: u16 = 65;
     pub(crate) const IXFR: u16 = 251;
     pub(crate) const AXFR: u16 = 252;
     pub(crate) const ANY: u16 = 255;
@@ -162,6 +166,11 @@ impl<'p> Query<'p> {
         if at == packet.len() { Ok(query) } else { Err(malformed) }
     }
 
+    /// The packet as it came.
+    pub(crate) fn packet(&self) -> &'p [u8] {
+        self.packet
+    }
+
     /// Its id.
     pub(crate) fn id(&self) -> [u8; 2] {
         [self.packet[0], self.packet[1]]
@@ -253,7 +262,7 @@ pub(crate) fn question_end(message: &[u8]) -> Option<usize> {
 /// Where the name at `start` ends. A name ends at its root or with a pointer (RFC 1035 section
 /// 4.1.4), which is not followed: nothing here needs the names of records. The question is the
 /// first name of a packet and has nothing to point to.
-fn name_end(packet: &[u8], start: usize) -> Option<usize> {
+pub(crate) fn name_end(packet: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
         match *packet.get(at)? {

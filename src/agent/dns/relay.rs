@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
@@ -12,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::Semaphore, time::timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{timeout, timeout_at},
+};
 
 use super::{
     answer::without_records,
@@ -39,21 +43,12 @@ const WAITING: usize = 4_096;
 pub(super) struct Relay {
     table: RwLock<Arc<Table>>,
     cache: Mutex<Cache>,
-    /// Who waits for an answer that is being asked for.
-    flights: Mutex<HashMap<Key, Vec<Waiting>>>,
     waiting: AtomicUsize,
     turn: AtomicU32,
     counters: Arc<Counters>,
 }
 
-/// Servers that are asked for what is at or below a domain.
-#[derive(Debug)]
-struct Below {
-    domain: Box<[u8]>,
-    servers: Vec<Arc<Server>>,
-}
-
-/// Who is asked for what.
+/// Who is asked for what, and what is being asked of them.
 #[derive(Debug)]
 struct Table {
     /// The longest domains first.
@@ -66,6 +61,15 @@ struct Table {
     permits: Semaphore,
     /// Questions that wait for one.
     queue: AtomicUsize,
+    /// Who waits for an answer that is being asked for.
+    flights: Mutex<HashMap<Key, Vec<Waiting>>>,
+}
+
+/// Servers that are asked for what is at or below a domain.
+#[derive(Debug)]
+struct Below {
+    domain: Box<[u8]>,
+    servers: Vec<Arc<Server>>,
 }
 
 /// A question and who asked it.
@@ -78,42 +82,29 @@ pub(super) struct Waiting {
 impl Relay {
     pub(super) fn new(counters: Arc<Counters>) -> Self {
         Self {
-            table: RwLock::new(Arc::new(Table::new(Vec::new(), &Settings::default()))),
+            table: RwLock::new(Arc::new(Table::new(&Settings::default(), &[]))),
             cache: Mutex::default(),
-            flights: Mutex::default(),
             waiting: AtomicUsize::new(0),
             turn: AtomicU32::new(0),
             counters,
         }
     }
 
-    /// Asks these servers from now on. What is known of a server that was there before stays.
+    /// Asks these servers from now on. What is known of a server that was there before stays; what
+    /// others have said is forgotten.
     pub(super) fn configure(&self, settings: &Settings) {
         let before = self.table();
+        let known: Vec<_> = before.routes.iter().flat_map(|below| below.servers.iter().cloned()).collect();
+        let table = Table::new(settings, &known);
+        let (asked, refuses) = (&table.asked, table.refuse_private_answers);
+        let others = (&before.asked, before.refuse_private_answers) != (asked, refuses);
+        // First the table: what is kept after the cache was emptied is these servers' word.
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
         let mut cache = self.cache();
         cache.bound(settings.cache_bytes, settings.stale);
-        let (asked, refused) = (&settings.routes, settings.refuse_private_answers);
-        if (&before.asked, before.refuse_private_answers) != (asked, refused) {
-            // What others have said is nobody's word here.
+        if others {
             cache.flush();
         }
-        drop(cache);
-        let known: Vec<&Arc<Server>> = before.routes.iter().flat_map(|below| &below.servers).collect();
-        let server = |at: &ServerAddress| match known.iter().find(|known| known.at() == at) {
-            Some(known) => Arc::clone(known),
-            None => Arc::new(Server::new(at.clone())),
-        };
-        let mut routes: Vec<Below> = Vec::new();
-        for Route { domain, servers } in &settings.routes {
-            let servers = servers.iter().map(server);
-            match routes.iter_mut().find(|known| known.domain == *domain) {
-                Some(known) => known.servers.extend(servers),
-                None => routes.push(Below { domain: domain.clone(), servers: servers.collect() }),
-            }
-        }
-        routes.sort_by_key(|below| std::cmp::Reverse(below.domain.len()));
-        let table = Table::new(routes, settings);
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
     }
 
     /// Forgets what upstreams have answered.
@@ -146,10 +137,11 @@ impl Relay {
             self.counters.dropped.add();
             return self.answer(asked, None);
         }
+        let table = self.table();
         // Its options may have been meant for it alone.
         let key = (!has_options(&query)).then(|| KeyBuffer::of(&query).to_key());
         if let Some(key) = &key {
-            let mut flights = self.flights();
+            let mut flights = table.flights();
             if let Some(others) = flights.get_mut(key) {
                 self.counters.coalesced.add();
                 others.push(asked);
@@ -158,50 +150,59 @@ impl Relay {
             flights.insert(key.clone(), Vec::new());
         }
         let relay = Arc::clone(self);
-        tokio::spawn(async move { relay.fly(asked, key).await });
+        tokio::spawn(async move { relay.fly(table, asked, key).await });
     }
 
     /// Asks, and answers everybody who waits.
-    async fn fly(&self, first: Waiting, key: Option<Key>) {
-        let Ok(query) = Query::read(&first.packet) else { return };
-        let answer = self.resolve(&query, key.as_ref()).await;
-        let others = key.and_then(|key| self.flights().remove(&key)).unwrap_or_default();
-        self.answer(first, answer.as_ref());
-        for other in others {
-            self.answer(other, answer.as_ref());
+    async fn fly(&self, table: Arc<Table>, first: Waiting, key: Option<Key>) {
+        let packet = first.packet.clone();
+        let Ok(query) = Query::read(&packet) else { return };
+        let now = Instant::now();
+        let stale = key.as_ref().and_then(|key| self.stale(key, now));
+        let mut resolving = pin!(self.resolve(&table, &query, key.as_ref(), now));
+        let mut waiting = vec![first];
+        let answer = match &stale {
+            None => resolving.await,
+            Some(_) if table.is_silent(&query, now) => None,
+            Some(_) => {
+                if let Ok(answer) = timeout(STALE_BUDGET, &mut resolving).await {
+                    answer
+                } else {
+                    // They have waited long enough; what is asked for is for those who come later.
+                    waiting.extend(table.joined(key.as_ref()));
+                    waiting.drain(..).for_each(|waiting| self.answer(waiting, stale.as_ref()));
+                    resolving.await
+                }
+            }
+        };
+        // Somebody's trouble is not better than what was known.
+        let answer = answer.filter(|(answer, _)| stale.is_none() || !is_trouble(answer)).or(stale);
+        waiting.extend(table.landed(key.as_ref()));
+        for waiting in waiting {
+            self.answer(waiting, answer.as_ref());
         }
     }
 
-    /// The best answer that can be had.
-    async fn resolve(&self, query: &Query<'_>, key: Option<&Key>) -> Option<(Answer, Age)> {
-        let now = Instant::now();
-        let table = self.table();
+    /// What upstreams say, within the budget from `now` on.
+    async fn resolve(
+        &self,
+        table: &Table,
+        query: &Query<'_>,
+        key: Option<&Key>,
+        now: Instant,
+    ) -> Option<(Answer, Age)> {
+        let generation = self.cache().generation();
         let (domain, servers) = table.servers(query);
-        let stale = key.and_then(|key| self.stale(key, now));
-        let silent = servers.iter().all(|server| server.health().is_shunned(now));
-        if stale.is_some() && silent {
-            return stale;
-        }
-        let end = now + if stale.is_some() { STALE_BUDGET } else { BUDGET };
+        let end = now + BUDGET;
         let _permit = table.permit(end, &self.counters).await?;
-        let answer = ask(servers, query, self.turn.fetch_add(1, Relaxed), end).await;
-        match answer {
-            // Somebody's trouble is not better than what was known.
-            Some(answer) if stale.is_some() && is_trouble(&answer) => stale,
-            Some(answer) => {
-                if table.refuse_private_answers && domain.is_empty() && answer.leads_inside() {
-                    return Some((answer.refused(), Age::Seconds(0)));
-                }
-                // Unless somebody else is asked by now.
-                if let Some(key) = key
-                    && Arc::ptr_eq(&table, &self.table())
-                {
-                    self.cache().insert(key.clone(), &answer, Instant::now());
-                }
-                Some((answer, Age::Seconds(0)))
-            }
-            None => stale,
+        let answer = ask(servers, query, self.turn.fetch_add(1, Relaxed), end).await?;
+        if table.refuse_private_answers && domain.is_empty() && answer.leads_inside() {
+            return Some((answer.refused(), Age::New));
         }
+        if let Some(key) = key {
+            self.cache().insert(key.clone(), &answer, generation, Instant::now());
+        }
+        Some((answer, Age::New))
     }
 
     fn stale(&self, key: &Key, now: Instant) -> Option<(Answer, Age)> {
@@ -239,14 +240,29 @@ impl Relay {
         // Nothing panics while it is held; the same for the others.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Vec<Waiting>>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Table {
-    fn new(routes: Vec<Below>, settings: &Settings) -> Self {
+    /// A table of these settings, with those servers of `known` that are in it.
+    fn new(settings: &Settings, known: &[Arc<Server>]) -> Self {
+        let mut known = known.to_vec();
+        let mut server = |at: &ServerAddress| {
+            if let Some(known) = known.iter().find(|known| known.at() == at) {
+                return Arc::clone(known);
+            }
+            let new = Arc::new(Server::new(at.clone()));
+            known.push(Arc::clone(&new));
+            new
+        };
+        let mut routes: Vec<Below> = Vec::new();
+        for Route { domain, servers } in &settings.routes {
+            let servers = servers.iter().map(&mut server);
+            match routes.iter_mut().find(|known| known.domain == *domain) {
+                Some(known) => known.servers.extend(servers),
+                None => routes.push(Below { domain: domain.clone(), servers: servers.collect() }),
+            }
+        }
+        routes.sort_by_key(|below| std::cmp::Reverse(below.domain.len()));
         Self {
             routes,
             asked: settings.routes.clone(),
@@ -254,7 +270,28 @@ impl Table {
             in_flight: settings.in_flight,
             permits: Semaphore::new(settings.in_flight),
             queue: AtomicUsize::new(0),
+            flights: Mutex::default(),
         }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Vec<Waiting>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those who have joined a question so far, which goes on.
+    fn joined(&self, key: Option<&Key>) -> Vec<Waiting> {
+        key.and_then(|key| self.flights().get_mut(key).map(std::mem::take)).unwrap_or_default()
+    }
+
+    /// Those who have joined a question, which is over.
+    fn landed(&self, key: Option<&Key>) -> Vec<Waiting> {
+        key.and_then(|key| self.flights().remove(key)).unwrap_or_default()
+    }
+
+    /// Whether none of those who would be asked is expected to answer.
+    fn is_silent(&self, query: &Query<'_>, now: Instant) -> bool {
+        let (_, servers) = self.servers(query);
+        servers.iter().all(|server| server.health().is_shunned(now))
     }
 
     /// Who is asked for a name, and below which domain.

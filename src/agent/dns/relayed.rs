@@ -7,7 +7,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{
-    packet::{Code, HEADER, Query, Record, counts, flag, kind, opt, question_end},
+    packet::{Code, HEADER, Query, Record, counts, flag, kind, name_end, opt, question_end},
     writer::{longest, opt_length, write_opt},
 };
 
@@ -80,18 +80,19 @@ impl Answer {
         let [questions, ..] = counts(header);
         let rest = &bytes[HEADER..];
         let asked = match questions {
-            1 => rest.get(..question.len()).is_some_and(|theirs| theirs.eq_ignore_ascii_case(question)),
-            0 => bytes.len() == HEADER && header[3] & flag::RCODE != 0,
+            1 => rest.get(..question.len()).is_some_and(|theirs| is_same(theirs, question)),
+            0 => header[3] & flag::RCODE != 0,
             _ => false,
         };
         if !asked {
             return Err(NotAnswer::Stray);
         }
-        let mut bytes = bytes.to_vec();
         if questions == 0 {
-            // The client's question is in every answer it gets.
-            bytes[5] = 1;
+            // The client's question is in every answer it gets; the rest is of no use.
+            let mut bytes = header.to_vec();
+            bytes[4..].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
             bytes.extend_from_slice(question);
+            return Ok(Self(bytes.into()));
         }
         let answer = Self(bytes.into());
         // After TC there may be half a record.
@@ -131,11 +132,18 @@ impl Answer {
         })
     }
 
-    /// It says that there is no such name, or nothing of the type.
+    /// It says that there is no such name, or nothing of the type, which an alias may lead to
+    /// (RFC 2308 section 2).
     pub(super) fn is_denial(&self) -> bool {
+        let asked = question(&self.0).and_then(|question| question.split_last_chunk::<4>());
+        let asked = asked.map(|(_, [high, low, ..])| u16::from_be_bytes([*high, *low]));
+        let answers = |record: &Record| asked == Some(kind::ANY) || asked == Some(record.kind);
         match Code::of(self.code()) {
             Some(Code::NxDomain) => true,
-            Some(Code::NoError) => !self.records().any(|(section, _)| section == 0),
+            Some(Code::NoError) => {
+                let mut answered = self.records().filter(|(section, _)| *section == 0);
+                !answered.any(|(_, record)| record.as_ref().is_some_and(answers))
+            }
             _ => false,
         }
     }
@@ -168,6 +176,7 @@ impl Answer {
             match record.kind {
                 kind::A => <[u8; 4]>::try_from(data).is_ok_and(|octets| is_inside_v4(octets.into())),
                 kind::AAAA => <[u8; 16]>::try_from(data).is_ok_and(|octets| is_inside_v6(octets.into())),
+                kind::SVCB | kind::HTTPS => hints_lead_inside(data),
                 _ => false,
             }
         })
@@ -193,7 +202,9 @@ impl Answer {
         for (section, record) in self.records() {
             // Offsets have to stay as they are: names may point at one another. OPT is the last
             // nearly always, and what follows it is left out with it.
-            let Some(record) = record.filter(|record| record.kind != kind::OPT) else { break };
+            let Some(record) = record.filter(|record| record.kind != kind::OPT || section != 2) else {
+                break;
+            };
             if record.end > room {
                 truncated |= section != 2;
                 break;
@@ -211,6 +222,10 @@ impl Answer {
             at = record.end;
         }
         let upper_code = theirs.map_or(0, |record| self.0[record.ttl_at]);
+        if upper_code != 0 && query.edns.is_none() {
+            // Half of a code would be another one.
+            out[3] = out[3] & !flag::RCODE | Code::ServFail as u8;
+        }
         at += write_opt(query, upper_code, &options, &mut out[at..]);
         kept[2] += u16::from(query.edns.is_some());
         out[..2].copy_from_slice(&query.id());
@@ -244,8 +259,15 @@ impl Answer {
 /// What becomes of the times to live in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Age {
-    /// It is so many seconds old.
-    Seconds(u32),
+    /// It has just come.
+    New,
+    /// It was kept for so many seconds, and has so many left.
+    Kept {
+        /// Since it came.
+        age: u32,
+        /// Until its time is over.
+        left: u32,
+    },
     /// It is past its time, and given for want of a better one: 30 s (RFC 8767 section 4).
     Stale,
 }
@@ -253,9 +275,20 @@ pub(super) enum Age {
 impl Age {
     fn applied(self, ttl: u32) -> u32 {
         match self {
-            Self::Seconds(age) => ttl.saturating_sub(age),
+            Self::New => ttl,
+            Self::Kept { age, left } => ttl.saturating_sub(age).min(left),
             Self::Stale => 30,
         }
+    }
+}
+
+/// Whether two questions are the same: names whatever their letters, type and class to the bit.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    match (one.split_last_chunk::<4>(), other.split_last_chunk::<4>()) {
+        (Some((one, rest)), Some((other, other_rest))) => {
+            rest == other_rest && one.eq_ignore_ascii_case(other)
+        }
+        _ => false,
     }
 }
 
@@ -275,8 +308,35 @@ fn is_inside_v4(address: Ipv4Addr) -> bool {
         || shared
 }
 
+/// Whether a service's record has an address of the inside among its hints (RFC 9460 section 2.2:
+/// priority, target, parameters; 4 and 6 are addresses).
+fn hints_lead_inside(data: &[u8]) -> bool {
+    let mut rest = name_end(data, 2).and_then(|end| data.get(end..)).unwrap_or_default();
+    while let Some((head, behind)) = rest.split_first_chunk::<4>() {
+        let [key, length] = [[head[0], head[1]], [head[2], head[3]]].map(u16::from_be_bytes);
+        let Some((value, next)) = behind.split_at_checked(length.into()) else { return false };
+        let inside = match key {
+            4 => value.as_chunks::<4>().0.iter().any(|octets| is_inside_v4((*octets).into())),
+            6 => value.as_chunks::<16>().0.iter().any(|octets| is_inside_v6((*octets).into())),
+            _ => false,
+        };
+        if inside {
+            return true;
+        }
+        rest = next;
+    }
+    false
+}
+
 fn is_inside_v6(address: Ipv6Addr) -> bool {
-    address.is_loopback()
+    // Those that carry an IPv4 address: NAT64 (RFC 6052) and 6to4 (RFC 3056).
+    let segments = address.segments();
+    let carried = |high: u16, low: u16| is_inside_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    let nat64 = segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] && carried(segments[6], segments[7]);
+    let six_to_four = segments[0] == 0x2002 && carried(segments[1], segments[2]);
+    nat64
+        || six_to_four
+        || address.is_loopback()
         || address.is_unspecified()
         || address.is_unique_local()
         || address.is_unicast_link_local()

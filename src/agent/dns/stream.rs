@@ -8,12 +8,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
     time::{sleep, timeout},
 };
 
-use super::Shared;
+use super::{Shared, packet::LONGEST_QUESTION};
 
 /// Connections that may be open at one time; more wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -21,11 +21,34 @@ const CONNECTIONS: usize = 64;
 const IDLE: Duration = Duration::from_secs(10);
 /// Questions of one connection that may wait for their answers.
 const PIPELINED: usize = 64;
+/// Bytes of answers that may wait to be written, on all connections of a listener. A client that
+/// asks for more and does not read it is hung up on.
+const UNWRITTEN: usize = 4 << 20;
+
+/// A place for an answer on a connection.
+#[derive(Debug)]
+pub(super) struct Place {
+    answers: mpsc::OwnedPermit<Answer>,
+    unwritten: Arc<Semaphore>,
+}
+
+/// An answer that waits to be written, `None` when there are too many.
+type Answer = Option<(Vec<u8>, OwnedSemaphorePermit)>;
+
+impl Place {
+    /// Takes an answer.
+    pub(super) fn send(self, answer: &[u8]) {
+        let bytes = u32::try_from(answer.len()).unwrap_or(u32::MAX);
+        let permit = self.unwritten.try_acquire_many_owned(bytes).ok();
+        self.answers.send(permit.map(|permit| (answer.to_vec(), permit)));
+    }
+}
 
 /// Serves the connections of a listener, for ever.
 pub(super) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) {
     let Ok(listener) = TcpListener::from_std(listener) else { return };
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let unwritten = Arc::new(Semaphore::new(UNWRITTEN));
     // They end with the listener.
     let mut open = JoinSet::new();
     loop {
@@ -33,9 +56,9 @@ pub(super) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) 
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
+                let (shared, unwritten) = (Arc::clone(&shared), Arc::clone(&unwritten));
                 open.spawn(async move {
-                    serve_connection(stream, &shared).await;
+                    serve_connection(stream, &shared, &unwritten).await;
                     drop(permit);
                 });
             }
@@ -46,13 +69,13 @@ pub(super) async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>) 
 }
 
 /// Serves the questions of one connection as they come, until it is closed, idle or broken.
-async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>) {
+async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>, unwritten: &Arc<Semaphore>) {
     // Answers are written whole.
     let _ = stream.set_nodelay(true);
     let (mut reader, mut writer) = stream.into_split();
-    let (answers, mut to_write) = mpsc::channel::<Vec<u8>>(PIPELINED);
+    let (answers, mut to_write) = mpsc::channel::<Answer>(PIPELINED);
     let writing = async move {
-        while let Some(answer) = to_write.recv().await {
+        while let Some(Some((answer, _permit))) = to_write.recv().await {
             let length = u16::try_from(answer.len()).unwrap_or(u16::MAX).to_be_bytes();
             let bytes = [&length[..], &answer].concat();
             if !matches!(timeout(IDLE, writer.write_all(&bytes)).await, Ok(Ok(()))) {
@@ -62,12 +85,16 @@ async fn serve_connection(stream: TcpStream, shared: &Arc<Shared>) {
     };
     let reading = async move {
         while let Ok(Ok(length)) = timeout(IDLE, reader.read_u16()).await {
+            if usize::from(length) > LONGEST_QUESTION {
+                break;
+            }
             let mut packet = vec![0; usize::from(length)];
             if !matches!(timeout(IDLE, reader.read_exact(&mut packet)).await, Ok(Ok(_))) {
                 break;
             }
             // Its place is there before the question is: the answer cannot be in anybody's way.
             let Ok(place) = answers.clone().reserve_owned().await else { break };
+            let place = Place { answers: place, unwritten: Arc::clone(unwritten) };
             if !shared.answer_on_stream(packet, place) {
                 break;
             }

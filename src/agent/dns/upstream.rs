@@ -6,16 +6,19 @@
 
 use std::{
     io,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream, UdpSocket},
+    time::timeout,
 };
 
 use super::{
+    asking::is_trouble,
     health::Health,
     packet::{Code, Query},
     relayed::{Answer, NotAnswer, as_request},
@@ -27,6 +30,13 @@ use super::{
 const LONGEST: usize = 64 << 10;
 /// Sockets that are kept for further questions.
 const KEPT: usize = 64;
+/// How long the rest of a cut answer may take.
+const OVER_TCP: Duration = Duration::from_millis(1_500);
+/// How long a probe's answer may take.
+const PROBE: Duration = Duration::from_millis(1_200);
+/// How long what was sent on a connection may go unacknowledged: a way that has died says nothing,
+/// and the kernel would go on trying for a quarter of an hour.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(3);
 
 thread_local! {
     /// Where datagrams are read to: one at a time, and copied when they are answers.
@@ -55,6 +65,28 @@ pub(super) enum AskError {
     Tls(String),
 }
 
+impl AskError {
+    /// Whether it is the server's doing, or the way's to it, and not this machine's.
+    fn is_its(&self) -> bool {
+        use io::ErrorKind::{
+            ConnectionRefused, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut, UnexpectedEof,
+        };
+        match self {
+            Self::Socket(error) => matches!(
+                error.kind(),
+                ConnectionRefused
+                    | ConnectionReset
+                    | HostUnreachable
+                    | NetworkUnreachable
+                    | TimedOut
+                    | UnexpectedEof
+            ),
+            Self::Malformed => false,
+            Self::Tls(_) => true,
+        }
+    }
+}
+
 impl Server {
     pub(super) fn new(at: ServerAddress) -> Self {
         let tls = at.tls.as_ref().map(|known_by| TlsClient::new(&at, known_by));
@@ -72,43 +104,83 @@ impl Server {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks it, for as long as it takes. A cut answer is what there is when TCP does not work: TC
-    /// tells the client.
+    /// Asks it, for as long as it takes, and notes how it went.
+    ///
+    /// A cut answer is what there is when TCP does not work: TC tells the client.
     pub(super) async fn ask(&self, query: &Query<'_>) -> Result<Answer, AskError> {
-        if let Some(tls) = &self.tls {
-            return tls.ask(&as_request(query, 0, true)).await;
-        }
-        let over_udp = match self.ask_udp(query, true).await {
-            // A server from before EDNS (RFC 6891 section 7): ask it without.
-            Ok(answer) if answer.code() == Code::FormErr as u8 => self.ask_udp(query, false).await,
-            other => other,
+        let (began, mut with_edns) = (Instant::now(), true);
+        let answer = match &self.tls {
+            Some(tls) => tls.ask(&as_request(query, 0, true)).await,
+            None => match self.ask_udp(query, true).await {
+                // A server from before EDNS (RFC 6891 section 7): ask it without.
+                Ok(answer) if answer.code() == Code::FormErr as u8 => {
+                    with_edns = false;
+                    self.ask_udp(query, false).await
+                }
+                other => other,
+            },
         };
-        match over_udp {
+        match &answer {
+            Ok(answer) if is_trouble(answer) => self.health().in_trouble(Instant::now()),
+            Ok(_) => self.health().answered(began.elapsed()),
+            Err(error) if error.is_its() => self.health().failed(Instant::now()),
+            Err(_) => {}
+        }
+        match answer {
+            answer if self.tls.is_some() => answer,
             Ok(answer) if !answer.is_truncated() => Ok(answer),
-            Ok(cut) => Ok(self.ask_tcp(query).await.unwrap_or(cut)),
-            Err(AskError::Malformed) => self.ask_tcp(query).await,
+            Ok(cut) => match timeout(OVER_TCP, self.ask_tcp(query, with_edns)).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(_)) | Err(_) => Ok(cut),
+            },
+            Err(AskError::Malformed) => self.ask_tcp(query, with_edns).await,
             Err(error) => Err(error),
         }
     }
 
+    /// Asks it for nobody's sake, to know whether and how soon it answers.
+    pub(super) fn probe(self: Arc<Self>, query: &Query<'_>) {
+        self.health().tried(Instant::now());
+        let packet: Box<[u8]> = query.packet().into();
+        tokio::spawn(async move {
+            let Ok(query) = Query::read(&packet) else { return };
+            if timeout(PROBE, self.ask(&query)).await.is_err() {
+                self.health().missed(PROBE, Instant::now());
+            }
+        });
+    }
+
+    /// Asks over UDP, again when the answer takes longer than usual: a datagram may be lost.
     async fn ask_udp(&self, query: &Query<'_>, with_edns: bool) -> Result<Answer, AskError> {
         let socket = self.socket()?;
         let request = as_request(query, rand::random(), with_edns);
-        socket.send(&request).await?;
+        let mut patience = self.health().patience();
         loop {
-            socket.readable().await?;
-            let read = DATAGRAM.with_borrow_mut(|datagram| {
-                let length = socket.try_recv(datagram)?;
-                io::Result::Ok(Answer::read(&datagram[..length], &request))
-            });
-            match read {
-                Ok(Ok(answer)) => {
+            socket.send(&request).await?;
+            match timeout(patience, self.hear(&socket, &request)).await {
+                Ok(heard) => {
+                    let answer = heard?;
                     let mut idle = self.idle();
                     if idle.len() < KEPT {
                         idle.push(socket);
                     }
                     return Ok(answer);
                 }
+                Err(_) => patience *= 2,
+            }
+        }
+    }
+
+    /// Waits for the answer to `request`.
+    async fn hear(&self, socket: &UdpSocket, request: &[u8]) -> Result<Answer, AskError> {
+        loop {
+            socket.readable().await?;
+            let read = DATAGRAM.with_borrow_mut(|datagram| {
+                let length = socket.try_recv(datagram)?;
+                io::Result::Ok(Answer::read(&datagram[..length], request))
+            });
+            match read {
+                Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(NotAnswer::Malformed)) => return Err(AskError::Malformed),
                 // Somebody guesses, or an earlier question's answer is late.
                 Ok(Err(NotAnswer::Stray)) => {}
@@ -118,8 +190,8 @@ impl Server {
         }
     }
 
-    async fn ask_tcp(&self, query: &Query<'_>) -> Result<Answer, AskError> {
-        let request = as_request(query, rand::random(), true);
+    async fn ask_tcp(&self, query: &Query<'_>, with_edns: bool) -> Result<Answer, AskError> {
+        let request = as_request(query, rand::random(), with_edns);
         let mut stream = connect(&self.at).await?;
         let length = u16::try_from(request.len()).map_err(|_| AskError::Malformed)?;
         stream.write_all(&[&length.to_be_bytes()[..], &request].concat()).await?;
@@ -162,6 +234,7 @@ fn disconnect(socket: &UdpSocket) -> io::Result<()> {
 /// A TCP connection to a server.
 pub(super) async fn connect(to: &ServerAddress) -> io::Result<TcpStream> {
     let socket = unconnected(to, Type::STREAM)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     let stream = TcpSocket::from_std_stream(socket.into()).connect(to.address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

@@ -120,7 +120,10 @@ fn services_have_ports() {
     assert_eq!(found(&names, "_http._tcp.WEB.front"), "[80] 11 10.1.0.2 fd00::2");
     assert_eq!(found(&names, "_80._tcp.www"), "[80] 9 10.1.0.2 10.1.0.3 fd00::2");
     assert_eq!(found(&names, "_53._udp.web"), "[53] 9 10.1.0.2 fd00::2");
-    for name in ["_81._tcp.web", "_80._udp.web", "_80._tcp.nobody", "80.tcp.web", "_80"] {
+    for name in ["_81._tcp.web", "_80._udp.web", "_+80._tcp.web", "_080._tcp.web"] {
+        assert!(found(&names, name).starts_with("[] "), "{name}");
+    }
+    for name in ["_80._tcp.nobody", "80.tcp.web", "_80"] {
         assert_eq!(found(&names, name), "foreign", "{name}");
     }
 }

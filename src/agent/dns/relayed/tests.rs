@@ -2,7 +2,7 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, Query as Question, ResponseCode},
     rr::{
         Name, RData, Record as Rr, RecordType,
-        rdata::{A, AAAA, CNAME, SOA, opt::EdnsOption},
+        rdata::{A, AAAA, CNAME, NULL, SOA, opt::EdnsOption},
     },
 };
 use proptest::prelude::*;
@@ -58,7 +58,7 @@ fn relayed(query: &Message, udp: bool, age: Age, change: impl FnOnce(&mut Messag
 
 #[test]
 fn code_authority_and_flags_are_relayed() {
-    let reply = relayed(&question("Nobody.Example."), true, Age::Seconds(0), |answer| {
+    let reply = relayed(&question("Nobody.Example."), true, Age::New, |answer| {
         answer.metadata.response_code = ResponseCode::NXDomain;
         answer.metadata.authentic_data = true;
         answer.authorities.push(soa(300, 60));
@@ -73,7 +73,7 @@ fn code_authority_and_flags_are_relayed() {
 
 #[test]
 fn the_clients_spelling_comes_back() {
-    let reply = relayed(&question("wWw.Example."), true, Age::Seconds(0), |answer| {
+    let reply = relayed(&question("wWw.Example."), true, Age::New, |answer| {
         answer.queries[0].name = name("www.example.");
         answer.answers.push(address("www.example.", 60));
     });
@@ -111,11 +111,11 @@ fn options_of_the_upstream_reach_a_client_that_knows_them() {
         edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 3]));
         edns.options_mut().insert(EdnsOption::Unknown(12, vec![0; 9]));
     };
-    let reply = relayed(&with_edns(question("www.example."), 1_232), true, Age::Seconds(0), error);
+    let reply = relayed(&with_edns(question("www.example."), 1_232), true, Age::New, error);
     let options: Vec<_> =
         reply.edns.unwrap().options().as_ref().iter().map(|(code, _)| u16::from(*code)).collect();
     assert_eq!(options, [15]);
-    assert!(relayed(&question("www.example."), true, Age::Seconds(0), error).edns.is_none());
+    assert!(relayed(&question("www.example."), true, Age::New, error).edns.is_none());
 }
 
 #[test]
@@ -124,18 +124,18 @@ fn what_is_too_long_is_cut_between_records() {
         answer.answers.extend((0..60).map(|_| address("www.example.", 60)));
         answer.additionals.push(address("ns.example.", 60));
     };
-    let reply = relayed(&question("www.example."), true, Age::Seconds(0), many);
+    let reply = relayed(&question("www.example."), true, Age::New, many);
     assert!(reply.metadata.truncation && reply.answers.len() == 30 && reply.additionals.is_empty());
-    let reply = relayed(&with_edns(question("www.example."), 1_232), true, Age::Seconds(0), many);
+    let reply = relayed(&with_edns(question("www.example."), 1_232), true, Age::New, many);
     assert!(!reply.metadata.truncation && reply.answers.len() == 60 && reply.additionals.len() == 1);
-    let reply = relayed(&question("www.example."), false, Age::Seconds(0), many);
+    let reply = relayed(&question("www.example."), false, Age::New, many);
     assert!(!reply.metadata.truncation && reply.answers.len() == 60);
     // Of what nobody has asked for TC says nothing.
     let extra = |answer: &mut Message| {
         answer.answers.push(address("www.example.", 60));
         answer.additionals.extend((0..60).map(|_| address("www.example.", 60)));
     };
-    let reply = relayed(&question("www.example."), true, Age::Seconds(0), extra);
+    let reply = relayed(&question("www.example."), true, Age::New, extra);
     assert!(!reply.metadata.truncation && reply.answers.len() == 1 && reply.additionals.len() > 20);
 }
 
@@ -143,7 +143,9 @@ fn what_is_too_long_is_cut_between_records() {
 fn times_to_live_grow_shorter() {
     let answered = |answer: &mut Message| answer.answers.push(address("www.example.", 60));
     let ttl = |age| relayed(&question("www.example."), true, age, answered).answers[0].ttl;
-    assert_eq!([ttl(Age::Seconds(25)), ttl(Age::Seconds(100)), ttl(Age::Stale)], [35, 0, 30]);
+    let kept = |age, left| ttl(Age::Kept { age, left });
+    assert_eq!([ttl(Age::New), ttl(Age::Stale)], [60, 30]);
+    assert_eq!([kept(25, 100), kept(25, 10), kept(100, 100)], [35, 10, 0]);
 }
 
 fn read(change: impl FnOnce(&mut Message)) -> Result<Answer, NotAnswer> {
@@ -166,8 +168,11 @@ fn only_the_answer_to_this_question_is_one() {
     // A server that could not read it.
     let packet = question("www.example.").to_vec().unwrap();
     let request = as_request(&Query::read(&packet).unwrap(), 4711, true);
-    let bare = [request[0], request[1], 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0];
-    assert_eq!(Answer::read(&bare, &request).unwrap().code(), 1);
+    let bare = [request[0], request[1], 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+    for bare in [&bare[..12], &bare] {
+        let answer = Answer::read(bare, &request).unwrap();
+        assert_eq!((answer.code(), answer.records().count()), (1, 0));
+    }
     let mut damaged = upstream(&request, |answer| answer.answers.push(address("www.example.", 1)));
     damaged.truncate(damaged.len() - 1);
     assert_eq!(Answer::read(&damaged, &request), Err(NotAnswer::Malformed));
@@ -191,7 +196,13 @@ fn answers_are_kept_as_long_as_they_say() {
         answer.answers.push(Rr::from_rdata(name("www.example."), 30, alias));
         answer.authorities.push(soa(300, 10));
     };
-    assert_eq!(lifetime(alias), Some(30));
+    // It leads to nothing of the type (RFC 2308 section 2.2), and without SOA nobody knows for how long.
+    assert_eq!(lifetime(alias), Some(10));
+    let alias = |answer: &mut Message| {
+        let alias = RData::CNAME(CNAME(name("other.")));
+        answer.answers.push(Rr::from_rdata(name("www.example."), 30, alias));
+    };
+    assert_eq!(lifetime(alias), None);
 }
 
 #[test]
@@ -206,11 +217,19 @@ fn names_that_lead_inside_are_seen() {
     {
         assert!(leads(RData::A(A(inside.parse().unwrap()))), "{inside}");
     }
-    for inside in ["::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1"] {
+    for inside in ["::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:a00:1::1"] {
         assert!(leads(RData::AAAA(AAAA(inside.parse().unwrap()))), "{inside}");
     }
     assert!(!leads(RData::A(A::new(93, 184, 216, 34))));
     assert!(!leads(RData::AAAA(AAAA("2001:db8::1".parse().unwrap()))));
+    let hint = |key: u8, address: &[u8]| {
+        let length = u8::try_from(address.len()).unwrap();
+        let data = [&[0, 1, 0, 0, 1, 0, 3, 2, b'h', b'2', 0, key, 0, length], address].concat();
+        RData::Unknown { code: RecordType::Unknown(65), rdata: NULL::with(data) }
+    };
+    assert!(leads(hint(4, &[93, 184, 216, 34, 127, 0, 0, 1])));
+    assert!(leads(hint(6, &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])));
+    assert!(!leads(hint(4, &[93, 184, 216, 34])));
     let refused = read(|answer| answer.answers.push(address("www.example.", 1))).unwrap().refused();
     assert_eq!((refused.code(), refused.records().count()), (5, 0));
 }
@@ -232,7 +251,7 @@ proptest! {
         bytes.truncate(bytes.len() - cut % bytes.len());
         if let Ok(answer) = Answer::read(&bytes, &request) {
             let _ = (answer.lifetime(), answer.leads_inside());
-            let length = answer.reply(&query, true, Age::Seconds(1), &mut vec![0; 65_535]);
+            let length = answer.reply(&query, true, Age::Kept { age: 1, left: 9 }, &mut vec![0; 65_535]);
             prop_assert!(length <= 600);
         }
     }
