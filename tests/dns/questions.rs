@@ -167,6 +167,9 @@ pub(crate) const TABLE: [(&[&str], &[&str], &[&str]); 5] = [
 /// The network they are on.
 pub(crate) const NETWORK: &str = "front";
 
+/// A service of a name of ours that nobody offers.
+pub(crate) const NO_SERVICE: &str = "_80._tcp.server";
+
 const OTHERS: [&str; 12] = [
     "nobody",
     "nobody.front",
@@ -176,7 +179,7 @@ const OTHERS: [&str; 12] = [
     "server.example",
     "front",
     "server.back",
-    "_80._tcp.server",
+    NO_SERVICE,
     "_x._y.example",
     ".",
     r"a\.b.example",

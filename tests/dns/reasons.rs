@@ -4,7 +4,7 @@
 use crate::{
     answers::Message,
     packet::{A, ANY, CD, DO, Edns, FORMERR, IN, NOTIMP, NXDOMAIN, PTR, QR, RD, REFUSED, TC},
-    questions::{Sent, Twist, Whose},
+    questions::{NO_SERVICE, Sent, Twist, Whose},
 };
 
 /// Who answered otherwise.
@@ -136,6 +136,9 @@ const REASONS: &[(&str, Fits)] = &[
             it.sent.twist == Twist::Records && (plain || it.local() && it.code(0))
         },
     ),
+    ("a service nobody offers, below a name of ours, is nothing: others ask on about our name", |it| {
+        it.sent.question.name.eq_ignore_ascii_case(NO_SERVICE) && it.nothing_of_the_type()
+    }),
     ("there is no error for any type of a name that exists, in reverse too (moby/libnetwork#1039)", |it| {
         it.local() && it.whether() && it.nothing_of_the_type()
     }),
