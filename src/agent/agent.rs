@@ -26,6 +26,7 @@ use crate::{
     files::Files,
     journal::Journal,
     kernel::Kernel,
+    memory,
     names::Names,
     plan::{KernelState, Originals},
     report,
@@ -181,13 +182,15 @@ impl Agent {
     }
 
     /// Answers by `tables` from now on, or says everything that is wrong with them.
-    pub fn set_names(&mut self, version: u64, tables: &NameTables) -> Result<NamesApplied, NamesFailed> {
-        let stamp = Stamp { generation: version, digest: names_digest(tables) };
+    pub fn set_names(&mut self, version: u64, tables: NameTables) -> Result<NamesApplied, NamesFailed> {
+        let stamp = Stamp { generation: version, digest: names_digest(&tables) };
         let failed = |problems| NamesFailed { version, problems };
         apply::judge(self.names, stamp).map_err(|problem| failed(vec![problem]))?;
         let checked = tables.check().map_err(failed)?;
         self.dns.set_names(Names::new(&checked));
         self.names = Some(stamp);
+        drop((checked, tables));
+        memory::give_back();
         tracing::debug!(version, "names in force");
         Ok(NamesApplied { stamp })
     }

@@ -22,8 +22,8 @@ use tether_wire::{
 
 pub(crate) use domain::{MAX_NAME, fold, is_at_or_below, wire};
 use domain::{labels, reversed};
-use holders::Holders;
 pub(crate) use holders::{Addresses, Place};
+use holders::{Few, Holders};
 
 /// All names a guest may look up.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ pub struct Names {
     /// By folded name.
     by_name: HashMap<Box<[u8]>, Holders>,
     /// Who has an address.
-    by_address: HashMap<IpAddr, Vec<u32>>,
+    by_address: HashMap<IpAddr, Few>,
 }
 
 /// An endpoint, a link or an extra host.
@@ -265,7 +265,8 @@ impl Names {
     /// The one name an address leads back to, bare: `name.network` broke Kerberos (moby#26298).
     /// Networks come before links and extra hosts, whose names are another's only for this guest.
     fn pointer(&self, address: IpAddr) -> Option<&[u8]> {
-        let entries = self.by_address.get(&address)?.iter().filter_map(|number| self.entry(*number));
+        let entries =
+            self.by_address.get(&address)?.as_slice().iter().filter_map(|number| self.entry(*number));
         let first_network = self.endpoints_of(0);
         let entry = entries.min_by_key(|entry| (entry.place < first_network, entry.place, &entry.first))?;
         Some(&entry.first)
@@ -325,7 +326,7 @@ impl Names {
             }
         }
         for address in entry.addresses.all() {
-            self.by_address.entry(address).or_default().push(number);
+            self.by_address.entry(address).and_modify(|few| few.add(number)).or_insert(Few::One(number));
         }
         self.entries[number as usize] = Some(entry);
     }
@@ -349,11 +350,8 @@ impl Names {
             }
         }
         for address in entry.addresses.all() {
-            if let Some(holders) = self.by_address.get_mut(&address) {
-                holders.retain(|holder| *holder != number);
-                if holders.is_empty() {
-                    self.by_address.remove(&address);
-                }
+            if self.by_address.get_mut(&address).is_some_and(|few| !few.remove(number)) {
+                self.by_address.remove(&address);
             }
         }
         self.free.push(number);

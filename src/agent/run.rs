@@ -155,7 +155,7 @@ async fn by_file(
         generation += 1;
         let told = match boot::read_json::<StateFile>(&path) {
             Err(error) => Told::Unreadable { message: error.to_string() },
-            Ok(file) => apply_file(&mut agent, generation, &file).await,
+            Ok(file) => apply_file(&mut agent, generation, file).await,
         };
         say(&told);
         if matches!(told, Told::Verified(_)) {
@@ -195,7 +195,7 @@ fn say(told: &Told) {
 
 /// Puts both parts of a file in force, or neither. Problems of both are told together, those of
 /// the names under `names.`.
-async fn apply_file(agent: &mut Agent, generation: u64, file: &StateFile) -> Told {
+async fn apply_file(agent: &mut Agent, generation: u64, file: StateFile) -> Told {
     let mut problems = file.state.check().err().unwrap_or_default();
     if let Err(wrong) = file.names.check() {
         problems.extend(
@@ -208,7 +208,7 @@ async fn apply_file(agent: &mut Agent, generation: u64, file: &StateFile) -> Tol
         return failed(refused(Phase::Check, problems));
     }
     match agent.apply(generation, &file.state).await {
-        Ok(verified) => match agent.set_names(generation, &file.names) {
+        Ok(verified) => match agent.set_names(generation, file.names) {
             Ok(_) => Told::Verified(verified),
             Err(names) => failed(refused(Phase::Generation, names.problems)),
         },
@@ -309,7 +309,7 @@ impl Guest<'_> {
                 self.report_soon();
             }
             FromHost::Names(names) => {
-                match self.agent.set_names(names.version, &names.tables) {
+                match self.agent.set_names(names.version, names.tables) {
                     Ok(applied) => {
                         self.in_force();
                         self.channel.reply(connection, applied).await;

@@ -48,6 +48,43 @@ impl Addresses {
     }
 }
 
+/// Numbers of entries: one, nearly always, which then takes no memory of its own.
+#[derive(Debug)]
+pub(super) enum Few {
+    One(u32),
+    // Rare, and so behind a pointer: it is the other that has to be small.
+    #[expect(clippy::box_collection, reason = "a Vec would be half as large again in every one")]
+    Many(Box<Vec<u32>>),
+}
+
+impl Few {
+    pub(super) fn as_slice(&self) -> &[u32] {
+        match self {
+            Self::One(number) => std::slice::from_ref(number),
+            Self::Many(numbers) => numbers,
+        }
+    }
+
+    /// One more.
+    pub(super) fn add(&mut self, number: u32) {
+        match self {
+            Self::One(first) => *self = Self::Many(Box::new(vec![*first, number])),
+            Self::Many(numbers) => numbers.push(number),
+        }
+    }
+
+    /// One less. `false` when none is left.
+    pub(super) fn remove(&mut self, number: u32) -> bool {
+        match self {
+            Self::One(only) => *only != number,
+            Self::Many(numbers) => {
+                numbers.retain(|other| *other != number);
+                !numbers.is_empty()
+            }
+        }
+    }
+}
+
 /// Who has a name, by the numbers of their entries.
 #[derive(Debug)]
 pub(super) enum Holders {
