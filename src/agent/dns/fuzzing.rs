@@ -52,7 +52,7 @@ pub fn dns_answer(data: &[u8]) {
     let _ = answer.leads_inside();
     let (mut cache, now) = (Cache::default(), Instant::now());
     cache.bound(1 << 20, Duration::from_mins(1));
-    cache.insert(KeyBuffer::of(&query).to_key(), &answer, now);
+    cache.insert(KeyBuffer::of(&query).to_key(), &answer, cache.generation(), now);
     let mut out = vec![0; 65_535];
     for udp in [true, false] {
         let length = answer.reply(&query, udp, Age::Stale, &mut out);
