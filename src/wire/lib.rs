@@ -13,6 +13,7 @@ pub mod boot;
 pub mod check;
 pub mod codec;
 pub mod frame;
+pub mod identity;
 pub mod message;
 pub mod names;
 pub mod pci;
