@@ -7,6 +7,7 @@
 
 use std::{fs, path::Path, process::Command, time::Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tether_tests::{Process, Space, binary, target, verified, wait_for};
 
@@ -84,6 +85,8 @@ fn boot_tether(command: Command, host: &mut Process, idle: bool, figures: &mut F
         figures.resident_kib = resident(&status);
     }
     machine.kill();
+    // The next one makes a key of its own.
+    host.signal(Signal::SIGUSR2);
     let ms = |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
     figures.start_to_init.push(ms(started, init));
     figures.init_to_channel.push(ms(init, channel));

@@ -20,7 +20,7 @@ use nix::{
     unistd::Pid,
 };
 use tether_host::{GuestId, Host, Options, state::DesiredState};
-use tether_tests::{DEADLINE, Space};
+use tether_tests::{DEADLINE, Space, admission, host_identity};
 use tokio::{
     runtime::Builder,
     time::{interval, timeout},
@@ -147,9 +147,9 @@ async fn serve(
     tell_port: &Sender<u16>,
     tell_ready: &Sender<()>,
 ) {
-    let host = Host::listen(Options::on(address)).await.expect("a free port");
+    let host = Host::listen(Options::on(address, host_identity())).await.expect("a free port");
     let guest: GuestId = Hosted::GUEST.parse().expect("a good one");
-    host.admit(&guest);
+    host.admit(&guest, admission());
     let _ = tell_port.send(host.address().port());
     let applied = timeout(DEADLINE, host.apply(&guest, DesiredState::default())).await;
     applied.expect("an answer in time").expect("nothing is wrong with nothing");

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tether_tests::{Process, Space, binary, wait_for};
+use tether_tests::{Process, Space, binary, boot_document, wait_for};
 
 use crate::{
     churn::{Changes, Hosted},
@@ -133,11 +133,9 @@ pub(crate) fn tether(name: &'static str, outside: &Outside, setup: Setup) -> Con
 
 /// The boot document of a guest that has a host, at the outer end of the link.
 fn boot(link: &Link, host: &Hosted) -> Value {
-    json!({
-        "guest": Hosted::GUEST,
-        "management": { "mac": link.mac, "address": format!("{}/24", link.inner) },
-        "host": { "address": link.outer.to_string(), "port": host.port() },
-    })
+    let management = json!({ "mac": link.mac, "address": format!("{}/24", link.inner) });
+    let host = json!({ "address": link.outer.to_string(), "port": host.port() });
+    boot_document(Hosted::GUEST, &management, host)
 }
 
 fn dnsmasq(program: &Path, outside: &Outside, setup: Setup) -> Contender {

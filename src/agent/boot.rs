@@ -16,6 +16,7 @@ use tether_wire::{
     boot::{Boot, BootDocument},
     problem::Problem,
 };
+use zeroize::Zeroizing;
 
 /// The document in the image.
 pub const IN_IMAGE: &str = "/etc/tether/boot.json";
@@ -75,7 +76,8 @@ pub fn load(given: Option<&Path>) -> Result<Boot, DocumentError> {
 /// Reads a JSON document of the project.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DocumentError> {
     let unreadable = |source| DocumentError::Unreadable { path: path.to_owned(), source };
-    let mut text = Vec::new();
+    // The boot document has a secret. There is room for all of it, so no half of it stays behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(64 << 10));
     // Files of sysfs have no length that can be asked for, so the limit is on what is read.
     fs::File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut text)).map_err(unreadable)?;
     if text.len() as u64 > LIMIT {

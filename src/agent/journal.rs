@@ -165,7 +165,7 @@ fn here() -> (String, u64) {
 
 /// Whoever reads the file finds the old content or the new. It may hold a workload's secrets.
 /// Nothing is synchronised to a disk: after the machine's end nobody reads it.
-fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let beside = directory.join(format!("{name}.new"));
     let mut file =

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     agent::{Agent, Happened, Lifeline, NamesNotChanged},
     boot::{self, DocumentError},
-    channel::{Channel, Incoming},
+    channel::{Channel, Identity, IdentityError, Incoming},
     deadline::sleep_until_some,
     dns,
     files::Files,
@@ -50,7 +50,7 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// Where `hosts` and `resolv.conf` are, `/etc` when absent.
     pub etc: Option<PathBuf>,
-    /// Where the journal is, `/run/tether` when absent.
+    /// Where the journal and the guest's key are, `/run/tether` when absent.
     pub run: Option<PathBuf>,
 }
 
@@ -68,6 +68,9 @@ pub enum RunError {
     /// The kernel does not let itself be configured.
     #[error("{0}")]
     Kernel(#[from] KernelError),
+    /// The guest has nothing to show its host.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
     /// Sockets, threads or signals are not to be had.
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
@@ -104,19 +107,24 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     // First of all: the disks have something to do while the network comes up.
     let supervisor = Supervisor::new(boot.root.clone())?;
     let has_host = options.state.is_none();
-    let lifeline =
-        boot.tether.map(|tether| Lifeline { nic: tether.mac, host: has_host.then_some(tether.host) });
-    let journal = Journal::open(options.run.unwrap_or_else(|| journal::DIRECTORY.into()));
+    let lifeline = boot
+        .tether
+        .as_ref()
+        .map(|tether| Lifeline { nic: tether.mac, host: has_host.then_some(tether.host) });
+    let own = options.run.unwrap_or_else(|| journal::DIRECTORY.into());
+    let journal = Journal::open(own.clone());
     let mut agent = Agent::new(kernel, dns, files, journal, lifeline);
     // An agent that was killed has perhaps left something half done; a host may be away.
     agent.recover().await;
     // What there is to be seen so far; nobody is to be told yet.
     agent.look().await;
-    match (options.state, boot.tether) {
+    match (options.state, &boot.tether) {
         (Some(path), _) => by_file(agent, supervisor, &boot, path).await,
         (None, Some(tether)) => {
             tracing::debug!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
-            let channel = Channel::start(boot.guest.clone(), Management::new(tether)?);
+            let identity = Identity::open(&own, &boot.guest, tether)?;
+            let management = Management::new(tether.clone())?;
+            let channel = Channel::start(boot.guest.clone(), identity, management);
             channel.in_force(agent.applied(), agent.names());
             by_host(agent, supervisor, &boot, channel).await
         }
@@ -342,7 +350,11 @@ impl Guest<'_> {
                 self.exit_seen = true;
             }
             // The session answers these itself, and a greeting comes once.
-            FromHost::Welcome(_) | FromHost::Refused(_) | FromHost::Ping(_) | FromHost::Pong(_) => {}
+            FromHost::Welcome(_)
+            | FromHost::Refused(_)
+            | FromHost::Ping(_)
+            | FromHost::Pong(_)
+            | FromHost::HostKey(_) => {}
         }
     }
 

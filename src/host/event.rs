@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tether_wire::{
+    identity::Pin,
     message::{Exit, Failed, Hello, Verified},
     status::{Stamp, Status},
     value::GuestId,
@@ -23,7 +24,7 @@ pub struct Event {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    /// Its channel is up.
+    /// Its channel is up. The token is left out.
     Connected(Hello),
     /// Its channel is gone; it will come back by itself if it lives.
     Disconnected {
@@ -34,6 +35,28 @@ pub enum EventKind {
     Refused {
         /// Why, one line.
         reason: String,
+    },
+    /// A guest has redeemed its join token: from now on it is whoever has this key. To be noted by a
+    /// program that wants to know it again after a restart
+    /// ([`Admission::key`](crate::Admission::key)).
+    Enrolled {
+        /// Its key.
+        key: Pin,
+    },
+    /// Somebody else says it is this guest: with its join token perhaps, which has leaked then, but
+    /// not with its key. They were not let in.
+    IdentityReuse {
+        /// Where they are.
+        peer: String,
+        /// The guest's key.
+        bound: Pin,
+        /// Theirs.
+        shown: Pin,
+    },
+    /// The guest knows the host by these keys, after its agent's next start too.
+    HostKeyKept {
+        /// Their pins.
+        pins: Vec<Pin>,
     },
     /// It has a desired state and begins to put it in force.
     Received {

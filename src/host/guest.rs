@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tether_wire::{
     message::{
-        Apply, Failed, Hello, NamesApplied, NamesFailed, NamesGap, Phase, Signal, Stop, Verified,
+        Apply, Failed, Hello, HostKey, NamesApplied, NamesFailed, NamesGap, Phase, Signal, Stop, Verified,
         state_digest,
     },
     state::DesiredState,
@@ -15,6 +15,7 @@ use tether_wire::{
 use tokio::sync::oneshot;
 
 use crate::{
+    admission::{Admission, Enrolment},
     error::{ApplyError, NamesError},
     outbox::{Outbox, Waiting, fits, outbox},
     tables::Tables,
@@ -30,6 +31,8 @@ type WantedNames = Wanted<Tables, NamesApplied, NamesError>;
 /// One guest.
 #[derive(Debug, Default)]
 pub(crate) struct Guest {
+    /// What it is let in by; `None`: it is not.
+    pub(crate) enrolment: Option<Enrolment>,
     /// Its newest status.
     pub(crate) status: Option<Arc<Status>>,
     state: Wanted<DesiredState, Verified, ApplyError>,
@@ -44,6 +47,16 @@ pub(crate) struct Guest {
 mod tests;
 
 impl Guest {
+    /// Lets it in by this from now on. A connection that is there by another key ends.
+    pub(crate) fn admit(&mut self, admission: Admission) {
+        let key = |enrolment: &Option<Enrolment>| enrolment.as_ref().and_then(Enrolment::key);
+        let before = key(&self.enrolment);
+        self.enrolment = Some(admission.into());
+        if key(&self.enrolment) != before {
+            self.disconnected();
+        }
+    }
+
     /// Wants `state` of this guest from now on, and sends it if there is a connection.
     pub(crate) fn want_state(
         &mut self,
@@ -75,6 +88,13 @@ impl Guest {
     pub(crate) fn flush_cache(&self) -> bool {
         let outbox = self.connection.as_ref().map(|(_, outbox)| outbox.flush_cache());
         outbox.is_some()
+    }
+
+    /// Tells the guest which keys its host has, if it is there.
+    pub(crate) fn host_key(&self, host_key: HostKey) {
+        if let Some((_, outbox)) = &self.connection {
+            outbox.host_key(host_key);
+        }
     }
 
     /// Tells the guest to stop. `false` when it is away.

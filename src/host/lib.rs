@@ -5,12 +5,17 @@
 //! keeps the newest document of each guest and brings a guest that comes back up to date.
 //!
 //! ```no_run
-//! use tether_host::{Host, Options, state::{DesiredState, Interface, Match}};
+//! use tether_host::{Admission, Host, Identity, Options, state::{DesiredState, Interface, Match}};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let host = Host::listen(Options::on("[fe80::1%2]:7373".parse()?)).await?;
+//! // What guests know the host by; a real host keeps it.
+//! let identity = Identity::generate()?;
+//! let host = Host::listen(Options::on("[fe80::1%2]:7373".parse()?, identity)).await?;
 //! let server = "server".parse()?;
-//! host.admit(&server);
+//! let admission = Admission::new(std::time::Duration::from_mins(10));
+//! // Both are for the guest's boot document.
+//! let (pins, token) = (host.pins(), admission.token.to_secret());
+//! host.admit(&server, admission);
 //!
 //! let state = DesiredState {
 //!     hostname: "server".into(),
@@ -33,12 +38,16 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod error;
 mod event;
 mod guest;
+mod identity;
+mod keys;
 mod outbox;
 mod session;
 mod tables;
+mod tls;
 mod wanted;
 
 use std::{
@@ -56,17 +65,23 @@ use tokio::{
     sync::{Semaphore, broadcast},
 };
 
+pub use admission::Admission;
 pub use error::{ApplyError, NamesError};
 pub use event::{Event, EventKind};
+pub use identity::{Identity, IdentityError};
 pub use tables::Tables;
 pub use tether_wire::{
-    boot, message, names, problem, state, status, streams,
+    boot,
+    identity::{JoinToken, Pin, Secret},
+    message, names, problem, state, status, streams,
     value::{self, GuestId},
 };
 
 use guest::Guest;
-use message::{NamesApplied, Signal, Stop, Verified};
+use keys::Keys;
+use message::{HostKey, NamesApplied, Signal, Stop, Verified};
 use names::NameTables;
+use session::Stranger;
 use state::DesiredState;
 use status::Status;
 
@@ -80,15 +95,17 @@ const EVENTS: usize = 4_096;
 pub struct Options {
     /// Where guests dial to. Port 0 takes any free one; see [`Host::address`].
     pub address: SocketAddr,
+    /// What guests know this host by.
+    pub identity: Identity,
     /// How often both ends of a connection make sure of each other, 100 ms to 60 s. A guest is
     /// given up after three intervals of silence.
     pub heartbeat: Duration,
 }
 
 impl Options {
-    /// Listens on `address` with a heartbeat of 5 s.
-    pub fn on(address: SocketAddr) -> Self {
-        Self { address, heartbeat: Duration::from_secs(5) }
+    /// Listens on `address` as `identity`, with a heartbeat of 5 s.
+    pub fn on(address: SocketAddr, identity: Identity) -> Self {
+        Self { address, identity, heartbeat: Duration::from_secs(5) }
     }
 }
 
@@ -105,6 +122,8 @@ pub struct Host {
 struct Shared {
     heartbeat_ms: u32,
     guests: Mutex<HashMap<GuestId, Guest>>,
+    /// Taken while `guests` is held, never the other way round.
+    keys: Mutex<Keys>,
     /// Counts connections.
     connections: AtomicU64,
     events: broadcast::Sender<Event>,
@@ -129,6 +148,7 @@ impl Host {
         let shared = Arc::new(Shared {
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(60_000),
             guests: Mutex::default(),
+            keys: Mutex::new(Keys::new(options.identity)),
             connections: AtomicU64::new(0),
             events: broadcast::channel(EVENTS).0,
         });
@@ -141,9 +161,42 @@ impl Host {
         self.address
     }
 
-    /// Lets a guest of this id in. Others are refused.
-    pub fn admit(&self, guest: &GuestId) {
-        self.shared.guests().entry(guest.clone()).or_default();
+    /// Lets a guest of this id in, by what is in `admission`. Others are refused.
+    ///
+    /// One that was admitted before is enrolled anew: what is wanted of it stays, its connection
+    /// ends unless it is by the key in `admission`.
+    pub fn admit(&self, guest: &GuestId, admission: Admission) {
+        self.shared.guests().entry(guest.clone()).or_default().admit(admission);
+    }
+
+    /// The key a guest is bound to, once it has redeemed its token.
+    pub fn key(&self, guest: &GuestId) -> Option<Pin> {
+        self.shared.guests().get(guest)?.enrolment.as_ref()?.key()
+    }
+
+    /// The pins that boot documents are to have now.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.shared.keys().pins()
+    }
+
+    /// Prepares for another key: guests that are connected, and those that come, are told its pin
+    /// beside that of the present one. [`EventKind::HostKeyKept`] says who has noted it.
+    pub fn announce(&self, next: Pin) {
+        let told = self.shared.keys().announce(next);
+        self.shared.tell_keys(&told);
+    }
+
+    /// Serves new connections with another key from now on. Those that are there stay.
+    ///
+    /// A guest that does not know the key refuses this host. So [`announce`](Self::announce) it,
+    /// wait until every guest has noted it, then call this. Where that was not done, guests that
+    /// are connected are told both pins now; one that is away, or loses its connection before it
+    /// has noted them, stays out. Guests that come by the new key are told that it is the only one.
+    pub fn rotate(&self, next: Identity) {
+        let told = self.shared.keys().rotate(next);
+        if let Some(told) = told {
+            self.shared.tell_keys(&told);
+        }
     }
 
     /// Forgets a guest: its connection ends, and it is not let in again.
@@ -236,6 +289,17 @@ impl Shared {
         self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn keys(&self) -> MutexGuard<'_, Keys> {
+        // As above.
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_keys(&self, told: &HostKey) {
+        for guest in self.guests().values() {
+            guest.host_key(told.clone());
+        }
+    }
+
     /// A number no connection has had before.
     fn next_connection(&self) -> u64 {
         self.connections.fetch_add(1, Relaxed)
@@ -259,7 +323,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Ok((stream, peer)) => {
                 // Small messages are to go at once.
                 let _ = stream.set_nodelay(true);
-                sessions.spawn(session::run(stream, peer.to_string(), Arc::clone(&shared), stranger));
+                let stranger = Stranger::new(peer.to_string(), stranger);
+                sessions.spawn(session::secured(stream, Arc::clone(&shared), stranger));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: others have to close theirs first.

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tether_wire::message::{Apply, ExitSeen, FlushCache, FromHost, Signal, Stop, limit};
+use tether_wire::message::{Apply, ExitSeen, FlushCache, FromHost, HostKey, Signal, Stop, limit};
 use tokio::sync::Notify;
 
 use crate::tables::{Course, Due, Tables};
@@ -32,6 +32,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Slots {
+    host_key: Option<HostKey>,
     names: Course,
     state: Option<Apply>,
     flush_cache: Option<FlushCache>,
@@ -57,7 +58,9 @@ impl Slots {
         // it is not wanted any more. Names before the state: a workload starts when that is
         // verified, and may look up a name at once. The cache last: what it is to forget may have
         // come from servers that the state does away with.
-        (self.exit_seen.take().map(message))
+        // The host's keys before everything: without them there may be no next connection.
+        (self.host_key.take().map(message))
+            .or_else(|| self.exit_seen.take().map(message))
             .or_else(|| self.signals.pop_front().map(message))
             .or_else(|| self.stop.take().map(message))
             .or_else(|| self.names.take().map(Next::Names))
@@ -103,6 +106,10 @@ impl Outbox {
     /// The guest could make nothing of the changes of this version. `false`: that is over already.
     pub(crate) fn names_gap(&self, version: u64) -> bool {
         self.0.slots().names.gap(version)
+    }
+
+    pub(crate) fn host_key(&self, host_key: HostKey) {
+        self.0.change(|slots| slots.host_key = Some(host_key));
     }
 
     pub(crate) fn state(&self, apply: Apply) {

@@ -1,10 +1,15 @@
 //! One connection from a guest, over any byte stream.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
-    frame::{FrameCodec, FrameError},
+    frame::{Frame, FrameCodec, FrameError},
+    identity::Pin,
     message::{
         Confirm, FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused,
         Sender, Welcome,
@@ -14,13 +19,20 @@ use tether_wire::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::OwnedSemaphorePermit,
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
 };
 use tokio_util::codec::Framed;
 
-use crate::{Shared, event::EventKind, guest::is_sane, outbox::Waiting};
+use crate::{
+    Shared,
+    admission::{Entry, Refusal},
+    event::EventKind,
+    guest::is_sane,
+    outbox::Waiting,
+    tls,
+};
 
-/// How long a stranger may take to say who it is, and a guest to read what it is sent.
+/// How long a stranger may take to say who it is, from its first byte to its hello, and a guest to read what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Silence of this many heartbeat intervals ends a connection.
 const SILENT_INTERVALS: u32 = 3;
@@ -50,24 +62,57 @@ enum Broken {
     Refused(String),
 }
 
-/// Serves one connection until it ends. `stranger` is given back once the guest is known.
-pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
+/// Somebody who has not said who it is.
+#[derive(Debug)]
+pub(crate) struct Stranger {
+    /// Where it is.
     peer: String,
+    /// Until when it has to say it.
+    deadline: Instant,
+    /// Its place among the strangers, given back once it is known.
+    place: OwnedSemaphorePermit,
+}
+
+impl Stranger {
+    pub(crate) fn new(peer: String, place: OwnedSemaphorePermit) -> Self {
+        Self { peer, deadline: Instant::now() + PATIENCE, place }
+    }
+}
+
+/// Serves one connection, over TLS.
+pub(crate) async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     shared: Arc<Shared>,
-    stranger: OwnedSemaphorePermit,
+    stranger: Stranger,
 ) {
+    let peer = &stranger.peer;
+    let server = shared.keys().server();
+    match timeout_at(stranger.deadline, tls::accept(stream, server)).await {
+        Ok(Ok((stream, key))) => run(stream, key, shared, stranger).await,
+        Ok(Err(error)) => tracing::warn!(peer, "no TLS: {error}"),
+        Err(_) => tracing::warn!(peer, "{}", Broken::NoHelloInTime),
+    }
+}
+
+/// Serves one connection, of whoever has `key`, until it ends.
+async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    key: Pin,
+    shared: Arc<Shared>,
+    stranger: Stranger,
+) {
+    let Stranger { peer, deadline, place } = stranger;
     let mut stream = Framed::new(stream, Sender::Stranger.codec());
-    let (guest, hello) = match timeout(PATIENCE, greet(&mut stream, &shared)).await {
+    let (guest, hello) = match timeout_at(deadline, greet(&mut stream, key, &peer, &shared)).await {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(broken)) => return tracing::warn!(peer, "{broken}"),
         Err(_) => return tracing::warn!(peer, "{}", Broken::NoHelloInTime),
     };
-    drop(stranger);
+    drop(place);
     // From here on as long messages as any guest's.
     stream.codec_mut().expect(Sender::Guest.limit());
     let number = shared.next_connection();
-    let Some(waiting) = shared.guests().get_mut(&guest).map(|record| record.connected(number, &hello)) else {
+    let Some(waiting) = connect(&guest, key, number, &hello, &shared) else {
         return;
     };
     tracing::debug!(%guest, peer, "connected");
@@ -98,16 +143,33 @@ pub(crate) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Hears who it is and welcomes it, or says why not.
+/// Takes the connection for the guest's, which it is unless the guest was dismissed or admitted
+/// anew since it was greeted.
+fn connect(guest: &GuestId, key: Pin, number: u64, hello: &Hello, shared: &Shared) -> Option<Waiting> {
+    let mut guests = shared.guests();
+    let record = guests.get_mut(guest)?;
+    record.enrolment.as_ref().filter(|enrolment| enrolment.key() == Some(key))?;
+    let waiting = record.connected(number, hello);
+    if let Some(told) = shared.keys().greeting() {
+        record.host_key(told);
+    }
+    Some(waiting)
+}
+
+/// Hears who it is and welcomes it, or says why not. The token stays with nobody.
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut Stream<S>,
+    key: Pin,
+    peer: &str,
     shared: &Shared,
 ) -> Result<(GuestId, Hello), Broken> {
-    let frame = stream.next().await.ok_or(Broken::Closed)??;
-    let Some(FromGuest::Hello(hello)) = FromGuest::from_frame(&frame)? else {
+    let frame = heard(stream.next().await)?;
+    let Some(FromGuest::Hello(mut hello)) = FromGuest::from_frame(&frame)? else {
         return Err(Broken::NoHello);
     };
-    match judge(&hello, shared) {
+    let judged = judge(&hello, key, peer, shared);
+    hello.token.wipe();
+    match judged {
         Ok((guest, protocol)) => {
             let welcome = Welcome {
                 protocol,
@@ -118,18 +180,41 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
             Ok((guest, hello))
         }
         Err(reason) => {
-            if let Ok(guest) = hello.guest.parse() {
-                shared.tell(&guest, EventKind::Refused { reason: reason.clone() });
-            }
             send(stream, Refused { reason: reason.clone() }.into()).await?;
             Err(Broken::Refused(reason))
         }
     }
 }
 
-/// Whether a guest is let in, and in which protocol.
-fn judge(hello: &Hello, shared: &Shared) -> Result<(GuestId, u16), String> {
+/// Whether a guest is let in, and in which protocol. The host program is told of it here.
+fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestId, u16), String> {
     let guest: GuestId = hello.guest.parse().map_err(|error| format!("{error}"))?;
+    let refused = |reason: String| {
+        shared.tell(&guest, EventKind::Refused { reason: reason.clone() });
+        reason
+    };
+    let protocol = agree(hello).map_err(refused)?;
+    let entered = {
+        let mut guests = shared.guests();
+        let enrolment = guests.get_mut(&guest).and_then(|record| record.enrolment.as_mut());
+        enrolment.map(|enrolment| enrolment.enter(key, &hello.token, SystemTime::now()))
+    };
+    match entered {
+        None => return Err(refused(format!("{guest} is not a guest of this host"))),
+        Some(Ok(Entry::Known)) => {}
+        Some(Ok(Entry::Enrolled)) => shared.tell(&guest, EventKind::Enrolled { key }),
+        Some(Err(refusal @ Refusal::Reuse { bound })) => {
+            let reuse = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown: key };
+            shared.tell(&guest, reuse);
+            return Err(refusal.to_string());
+        }
+        Some(Err(refusal)) => return Err(refused(refusal.to_string())),
+    }
+    Ok((guest, protocol))
+}
+
+/// The protocol that both speak, with a guest that makes sense.
+fn agree(hello: &Hello) -> Result<u16, String> {
     let protocol = hello.protocol_max.min(PROTOCOL);
     if protocol < hello.protocol_min.max(PROTOCOL_MIN) {
         return Err(format!(
@@ -140,10 +225,7 @@ fn judge(hello: &Hello, shared: &Shared) -> Result<(GuestId, u16), String> {
     if ![hello.applied, hello.names].iter().flatten().all(is_sane) {
         return Err("a generation above 2^62, which no host has given out".to_owned());
     }
-    if !shared.guests().contains_key(&guest) {
-        return Err(format!("{guest} is not a guest of this host"));
-    }
-    Ok((guest, protocol))
+    Ok(protocol)
 }
 
 /// Carries messages both ways until the connection breaks.
@@ -163,10 +245,9 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         let step = tokio::select! {
             // What has been heard counts before silence does.
             biased;
-            frame = stream.next() => match frame {
-                None => Err(Broken::Closed),
-                Some(Err(error)) => Err(error.into()),
-                Some(Ok(frame)) => {
+            frame = stream.next() => match self::heard(frame) {
+                Err(broken) => Err(broken),
+                Ok(frame) => {
                     heard = Instant::now();
                     match FromGuest::from_frame(&frame) {
                         Ok(Some(message)) => match take(message, guest, number, shared) {
@@ -200,6 +281,18 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
+/// The next frame, or why there is none.
+fn heard(frame: Option<Result<Frame, FrameError>>) -> Result<Frame, Broken> {
+    match frame {
+        None => Err(Broken::Closed),
+        // An agent that was killed says no farewell in TLS. Frames show their own end.
+        Some(Err(FrameError::Io(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(Broken::Closed)
+        }
+        Some(frame) => Ok(frame?),
+    }
+}
+
 /// Takes note of what a guest says; the reply, where there is one.
 fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Option<FromHost> {
     let mut guests = shared.guests();
@@ -219,6 +312,7 @@ fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Op
             let confirm = (verified.confirm_within_s > 0).then(|| Confirm { generation }.into());
             (confirm, Some(EventKind::Verified(verified)))
         }
+        FromGuest::HostKeyKept(kept) => (None, Some(EventKind::HostKeyKept { pins: kept.pins })),
         FromGuest::Confirmed(confirmed) => {
             record.confirmed(confirmed.generation);
             (None, None)

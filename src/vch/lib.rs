@@ -10,6 +10,7 @@ pub mod config;
 pub mod docker;
 pub mod engine;
 pub mod firewall;
+pub mod identity;
 pub mod image;
 pub mod ipam;
 pub mod mac;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     check::check_workload,
+    identity::{JoinToken, MAX_PINS, Pin, Secret},
     message::DEFAULT_PORT,
     names::host_address,
     problem::{Problem, Problems},
@@ -27,6 +28,10 @@ pub struct BootDocument {
     /// Where the host is. Absent where the desired state comes from a file.
     #[serde(default)]
     pub host: Option<HostAddress>,
+    /// What the guest shows its host at their first meeting: 64 hexadecimal digits, for this guest
+    /// alone. Needed with `host`.
+    #[serde(default)]
+    pub token: Option<Secret>,
     /// What process 1 starts once the network is verified, unless the desired state names
     /// something else.
     #[serde(default)]
@@ -83,12 +88,15 @@ pub struct Management {
     pub address: Option<String>,
 }
 
-/// Where the host listens.
+/// Where the host listens, and how it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostAddress {
     /// Its address on the management network; link-local IPv6 unless there is a plan.
     pub address: String,
+    /// The [pins](Pin) of its key, or of its present key and the next.
+    #[serde(default)]
+    pub pins: Vec<String>,
     /// Its TCP port.
     #[serde(default = "default_port")]
     pub port: u16,
@@ -112,7 +120,7 @@ pub struct Boot {
 }
 
 /// The way to the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tether {
     /// The management NIC.
     pub mac: MacAddr,
@@ -122,6 +130,10 @@ pub struct Tether {
     pub host: IpAddr,
     /// The host's port.
     pub port: u16,
+    /// Whoever has one of these keys is the host; one or two.
+    pub pins: Vec<Pin>,
+    /// What the host knows this guest by when it comes for the first time.
+    pub token: JoinToken,
 }
 
 impl BootDocument {
@@ -130,10 +142,21 @@ impl BootDocument {
         let mut problems = Problems::default();
         let guest = problems.keep("guest", self.guest.parse::<GuestId>());
         let tether = match (&self.management, &self.host) {
-            (None, None) => None,
-            (Some(management), Some(host)) => check_tether(management, host, &mut problems),
+            (None, None) => {
+                if self.token.is_some() {
+                    problems
+                        .add("token", "there is no host that would take it: give a host too, or no token");
+                }
+                None
+            }
+            (Some(management), Some(host)) => {
+                check_tether(management, host, self.token.as_ref(), &mut problems)
+            }
             (Some(_), None) => {
-                problems.add("host", "missing: write where the host is, {\"address\": \"fe80::1\"}, say");
+                problems.add(
+                    "host",
+                    "missing: write where the host is, {\"address\": \"fe80::1\", \"pins\": […]}, say",
+                );
                 None
             }
             (None, Some(_)) => {
@@ -209,7 +232,12 @@ impl Root {
     }
 }
 
-fn check_tether(management: &Management, host: &HostAddress, problems: &mut Problems) -> Option<Tether> {
+fn check_tether(
+    management: &Management,
+    host: &HostAddress,
+    token: Option<&Secret>,
+    problems: &mut Problems,
+) -> Option<Tether> {
     let mac = problems.keep("management.mac", management.mac.parse::<MacAddr>());
     let address =
         (management.address.as_ref()).map(|text| problems.keep("management.address", text.parse::<Prefix>()));
@@ -217,6 +245,13 @@ fn check_tether(management: &Management, host: &HostAddress, problems: &mut Prob
     if host.port == 0 {
         problems.add("host.port", "0 is no port: write 1 to 65535");
     }
+    let pins = check_pins(&host.pins, problems);
+    let token = token.map(|token| problems.keep("token", token.reveal().parse::<JoinToken>()));
+    let token = token.unwrap_or_else(|| {
+        problems
+            .add("token", "missing: write the one the host has made for this guest, 64 hexadecimal digits");
+        None
+    });
     let link_local = to.is_some_and(is_link_local);
     match (to, address) {
         (Some(to), None) if !link_local => {
@@ -238,7 +273,26 @@ fn check_tether(management: &Management, host: &HostAddress, problems: &mut Prob
         },
         host: to?,
         port: host.port,
+        pins: pins?,
+        token: token?,
     })
+}
+
+fn check_pins(pins: &[String], problems: &mut Problems) -> Option<Vec<Pin>> {
+    if !(1..=MAX_PINS).contains(&pins.len()) {
+        problems.add(
+            "host.pins",
+            format!(
+                "{} pins: write that of the host's key, the SHA-256 of its public key, and where it is known \
+                 that of the next",
+                pins.len()
+            ),
+        );
+    }
+    let each = pins.iter().enumerate();
+    let kept = each.map(|(n, pin)| problems.keep(format_args!("host.pins[{n}]"), pin.parse()));
+    // All of them: every wrong one is told.
+    kept.collect::<Vec<_>>().into_iter().collect()
 }
 
 #[cfg(test)]
@@ -252,12 +306,15 @@ mod tests {
 
     #[test]
     fn link_local_needs_no_address_plan() {
-        let boot = read(
-            r#"{"guest": "server", "management": {"mac": "02:7e:00:00:00:02"},
-                "host": {"address": "fe80::1"}}"#,
-        )
+        let (pin, token) = ("ab".repeat(32), "17".repeat(32));
+        let boot = read(&format!(
+            r#"{{"guest": "server", "management": {{"mac": "02:7e:00:00:00:02"}},
+                 "host": {{"address": "fe80::1", "pins": ["{pin}"]}}, "token": "{token}"}}"#
+        ))
         .unwrap();
-        assert_eq!(boot.tether.unwrap().port, DEFAULT_PORT);
+        let tether = boot.tether.unwrap();
+        assert_eq!((tether.port, tether.pins), (DEFAULT_PORT, vec![pin.parse().unwrap()]));
+        assert_eq!(tether.token, token.parse().unwrap());
     }
 
     #[test]
@@ -268,8 +325,41 @@ mod tests {
         )
         .unwrap_err();
         let paths: Vec<_> = problems.iter().filter_map(|p| p.split(": ").next()).collect();
-        let expected = ["guest", "management.mac", "host.port", "management.address", "workload.argv"];
+        let expected = [
+            "guest",
+            "management.mac",
+            "host.port",
+            "host.pins",
+            "token",
+            "management.address",
+            "workload.argv",
+        ];
         assert_eq!(paths, expected);
+    }
+
+    #[test]
+    fn nobody_is_trusted_by_mistake() {
+        let with = |pins: &str, token: &str| {
+            read(&format!(
+                r#"{{"guest": "a", "management": {{"mac": "02:7e:00:00:00:02"}},
+                     "host": {{"address": "fe80::1", "pins": {pins}}}, "token": "{token}"}}"#
+            ))
+        };
+        let (pin, token) = (format!("\"{}\"", "ab".repeat(32)), "17".repeat(32));
+        assert!(with(&format!("[{pin}, {pin}]"), &token).is_ok());
+        for (pins, token, expected) in [
+            ("[]".to_owned(), token.as_str(), &["host.pins"][..]),
+            (format!("[{pin}, {pin}, {pin}]"), &token, &["host.pins"]),
+            (format!("[{pin}, \"ab\"]"), &token, &["host.pins[1]"]),
+            ("[\"x\", \"y\"]".to_owned(), &token[1..], &["host.pins[0]", "host.pins[1]", "token"]),
+        ] {
+            let problems = with(&pins, token).unwrap_err();
+            let paths: Vec<_> = problems.iter().filter_map(|p| p.split(": ").next()).collect();
+            assert_eq!(paths, expected);
+            assert!(!problems.concat().contains("1717"), "{problems:?}");
+        }
+        let problems = read(&format!(r#"{{"guest": "a", "token": "{token}"}}"#)).unwrap_err();
+        assert!(problems[0].starts_with("token: there is no host"), "{problems:?}");
     }
 
     #[test]

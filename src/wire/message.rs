@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec::{self, DecodeError},
     frame::{Frame, FrameCodec, Limit},
+    identity::{JoinToken, Pin},
     names::{NameTables, Summary, delta},
     problem::Problem,
     state::DesiredState,
@@ -47,6 +48,8 @@ pub struct Hello {
     pub applied: Option<Stamp>,
     /// The name tables in force, if any.
     pub names: Option<Stamp>,
+    /// What the host has given to this guest alone, to be known by until its key is.
+    pub token: JoinToken,
 }
 
 /// The host's answer to [`Hello`].
@@ -80,6 +83,20 @@ pub struct Ping {
 pub struct Pong {
     /// The number of the [`Ping`].
     pub nonce: u64,
+}
+
+/// These are the host's keys from now on: a guest takes whoever has one of them for its host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKey {
+    /// One or two pins, at most [`MAX_PINS`](crate::identity::MAX_PINS).
+    pub pins: Vec<Pin>,
+}
+
+/// The guest knows the host by these keys, after the agent's next start too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostKeyKept {
+    /// The pins of the [`HostKey`].
+    pub pins: Vec<Pin>,
 }
 
 /// Make it so.
@@ -467,6 +484,7 @@ messages! {
         Verified = 18, 4 * MIB;
         Failed = 19, MIB;
         Confirmed = 21, 16;
+        HostKeyKept = 23, 256;
         NamesApplied = 33, 64;
         NamesFailed = 34, MIB;
         NamesGap = 36, 64;
@@ -485,6 +503,7 @@ messages! {
         Pong = 5, 16;
         Apply = 16, 4 * MIB;
         Confirm = 20, 16;
+        HostKey = 22, 256;
         Names = 32, 16 * MIB;
         NamesDelta = 35, MIB;
         FlushCache = 37, 16;

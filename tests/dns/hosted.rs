@@ -11,7 +11,7 @@ use tether_host::{
     status::{DnsCounters, Status},
     value::GuestId,
 };
-use tether_tests::{DEADLINE, Process, Space, binary, wait_for};
+use tether_tests::{DEADLINE, Process, Space, admission, binary, boot_document, host_identity, wait_for};
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
 use crate::server::cable;
@@ -95,21 +95,19 @@ impl Prepared {
             let runtime = runtime.expect("a runtime");
             runtime.block_on(async {
                 let address = "10.99.0.254:0".parse().expect("an address");
-                let host = Host::listen(Options::on(address)).await.expect("a free port");
+                let host = Host::listen(Options::on(address, host_identity())).await.expect("a free port");
                 told.send((host, Handle::current())).expect("somebody waits");
                 // An error means the same: the test is over.
                 let _ = ended.await;
             });
         });
         let (host, runtime) = ready.recv_timeout(DEADLINE).expect("a host");
-        host.admit(&guest);
+        host.admit(&guest, admission());
         let directory = TempDir::new().expect("a temporary directory");
         let boot = directory.path().join("boot.json");
-        let document = json!({
-            "guest": guest.to_string(),
-            "management": { "mac": MAC, "address": "10.99.0.1/24" },
-            "host": { "address": "10.99.0.254", "port": host.address().port() },
-        });
+        let management = json!({ "mac": MAC, "address": "10.99.0.1/24" });
+        let place = json!({ "address": "10.99.0.254", "port": host.address().port() });
+        let document = boot_document(&guest.to_string(), &management, place);
         fs::write(&boot, document.to_string()).expect("the boot document");
         let mut command = self.space.command(binary("tether"));
         command.arg("run").arg("--boot").arg(boot).arg("--etc").arg(self.space.etc());

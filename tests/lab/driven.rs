@@ -19,7 +19,7 @@ use tokio::{
 };
 use vch::machine::{Image, accelerator};
 
-use crate::{DEADLINE, Process, Space};
+use crate::{DEADLINE, Process, Space, admission, host_identity};
 
 /// The bridge of the management network, and the network as far as the machine's number.
 const MANAGEMENT: &str = "management";
@@ -74,7 +74,7 @@ pub fn on_site<F: Future<Output = ()>>(image: &str, test: impl FnOnce(Site) -> F
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
                 let address = format!("{NETWORK}.254:0").parse().expect("an address");
-                let host = Host::listen(Options::on(address)).await.expect("a free port");
+                let host = Host::listen(Options::on(address, host_identity())).await.expect("a free port");
                 let image = Image::open(image.as_ref()).expect("the image");
                 let directory = TempDir::new().expect("a temporary directory");
                 test(Site { space, host, image, directory }).await;
@@ -96,7 +96,12 @@ impl Site {
         let document = BootDocument {
             guest: guest.to_string(),
             management: Some(Management { mac: management.clone(), address: Some(format!("{address}/24")) }),
-            host: Some(HostAddress { address: format!("{NETWORK}.254"), port: self.host.address().port() }),
+            host: Some(HostAddress {
+                address: format!("{NETWORK}.254"),
+                port: self.host.address().port(),
+                pins: self.host.pins().iter().map(ToString::to_string).collect(),
+            }),
+            token: Some(admission().token.to_secret()),
             workload: None,
             root: None,
         };
@@ -124,7 +129,7 @@ impl Site {
             let device = "virtio-net-pci,disable-legacy=on,romfile=";
             qemu.args(["-device", &format!("{device},netdev=net{n},mac={},{}", nic.mac, nic.place)]);
         }
-        self.host.admit(&guest);
+        self.host.admit(&guest, admission());
         Driven { process: Process::start(qemu), guest, host: self.host.clone(), shell: (address, SHELL) }
     }
 }

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking, and says for what it waited"
 )]
 
+pub mod acquaintance;
 pub mod docker;
 pub mod driven;
 pub mod guests;
@@ -20,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use acquaintance::{admission, boot_document, host_identity};
 pub use driven::{Driven, Site, Socket, on_site};
 pub use guests::{Lab, verified};
 pub use process::Process;

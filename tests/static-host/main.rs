@@ -4,6 +4,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+mod acquaintance;
 mod config;
 mod machine;
 mod output;
@@ -28,7 +29,8 @@ enum Command {
     /// Drive the guests of a configuration; their machines are somebody else's.
     ///
     /// SIGHUP reads the configuration again and pushes what has changed; SIGUSR1 prints every
-    /// guest's newest status.
+    /// guest's newest status. SIGUSR2 says that the machines were started anew: each guest may
+    /// come with another key, once.
     Serve {
         /// The configuration (TOML).
         config: PathBuf,

@@ -15,6 +15,7 @@ use tether_wire::{
 /// Something worth telling.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", content = "detail", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "news is made, told and gone")]
 pub(crate) enum News {
     /// Guests can dial in.
     Listening {
@@ -117,6 +118,11 @@ fn say(news: &News) -> String {
             EventKind::Connected(hello) => format!("tether up (agent {})", hello.agent_version),
             EventKind::Disconnected { reason } => format!("tether down: {reason}"),
             EventKind::Refused { reason } => format!("refused: {reason}"),
+            EventKind::Enrolled { key } => format!("enrolled with key {key}"),
+            EventKind::IdentityReuse { peer, shown, .. } => {
+                format!("! {peer} says it is this guest, with another key: {shown}")
+            }
+            EventKind::HostKeyKept { pins } => format!("knows {} keys of this host", pins.len()),
             EventKind::Received { generation } => format!("received generation {generation}"),
             EventKind::Verified(verified) => format!(
                 "verified generation {} in {:.1} ms, {} operations",

@@ -6,6 +6,7 @@
 use sha2::{Digest, Sha256};
 use tether_wire::{
     boot::{BootDocument, HostAddress, Management},
+    identity::Pin,
     names::{EndpointNames, NameTables, NetworkNames},
     problem::{Problem, Problems},
     state::{DesiredState, Dns, Interface, Match, Route, Workload},
@@ -18,7 +19,10 @@ use vch::{
     machine::NicModel,
 };
 
-use crate::config::{Config, Container, Network};
+use crate::{
+    acquaintance,
+    config::{Config, Container, Network},
+};
 
 /// The interface identifier of the host's link-local address on the management network.
 const HOST_IDENTIFIER: u64 = 1;
@@ -32,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) management_address: Prefix,
     /// The TCP port guests dial.
     pub(crate) port: u16,
+    /// What guests know the host by.
+    pub(crate) pin: Pin,
     /// The bridge networks.
     pub(crate) networks: Vec<PlannedNetwork>,
     /// The containers.
@@ -89,7 +95,7 @@ pub(crate) struct Endpoint {
 
 impl Plan {
     /// Works the plan out, or says everything that is wrong with the configuration.
-    pub(crate) fn new(config: &Config) -> Result<Self, Vec<Problem>> {
+    pub(crate) fn new(config: &Config, pin: Pin) -> Result<Self, Vec<Problem>> {
         let mut problems = Problems::default();
         let mut management = plan_management(&config.management, &mut problems);
         let mut pools = Vec::new();
@@ -119,6 +125,7 @@ impl Plan {
                 .and_then(gateway)
                 .unwrap_or_else(|| Prefix::link_local(HOST_IDENTIFIER)),
             port: config.management.port,
+            pin,
             networks,
             containers,
         });
@@ -169,7 +176,9 @@ impl Plan {
             host: Some(HostAddress {
                 address: self.management_address.address().to_string(),
                 port: self.port,
+                pins: vec![self.pin.to_string()],
             }),
+            token: Some(acquaintance::admission(&container.id).token.to_secret()),
             workload: None,
             root: None,
         }
@@ -366,7 +375,8 @@ mod tests {
 
     fn plan(text: &str) -> Result<Plan, Vec<String>> {
         let config: Config = toml::from_str(text).unwrap();
-        Plan::new(&config).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+        Plan::new(&config, Pin::from_bytes([1; 32]))
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect())
     }
 
     const TWO: &str = r#"

@@ -9,7 +9,8 @@ use std::{
 };
 
 use tether_host::{
-    ApplyError, Event, EventKind, GuestId, Host, NamesError, Options, names::NameTables, state::DesiredState,
+    ApplyError, Event, EventKind, GuestId, Host, IdentityError, NamesError, Options, names::NameTables,
+    state::DesiredState,
 };
 use tether_wire::problem::Problem;
 use tokio::{
@@ -28,6 +29,7 @@ use vch::{
 };
 
 use crate::{
+    acquaintance,
     machine::{self, StartError},
     output::{self, News, Output},
     plan::{Plan, PlannedNetwork},
@@ -54,6 +56,9 @@ pub(crate) enum ServeError {
         /// Everything that is wrong.
         problems: Vec<Problem>,
     },
+    /// The host has no key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A network could not be made.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -86,7 +91,9 @@ pub(crate) enum ServeError {
 
 /// Reads a configuration and plans it.
 pub(crate) fn read_plan(path: &Path) -> Result<Plan, ServeError> {
-    Plan::new(&read_toml(path)?).map_err(|problems| ServeError::Wrong { path: path.to_owned(), problems })
+    let pin = acquaintance::identity()?.pin();
+    Plan::new(&read_toml(path)?, pin)
+        .map_err(|problems| ServeError::Wrong { path: path.to_owned(), problems })
 }
 
 /// Drives the guests of `config` until SIGINT or SIGTERM. With an image, their machines are
@@ -97,6 +104,7 @@ pub(crate) async fn serve(config: &Path, image: Option<&Path>, output: &Output) 
     // First of all: a signal that comes while machines start waits until they can be stopped.
     let mut again = signal(SignalKind::hangup())?;
     let mut show = signal(SignalKind::user_defined1())?;
+    let mut anew = signal(SignalKind::user_defined2())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut plan = read_plan(config)?;
@@ -108,7 +116,7 @@ pub(crate) async fn serve(config: &Path, image: Option<&Path>, output: &Output) 
         // The index says on which link a link-local address is; it does no harm to others.
         IpAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(v6, plan.port, 0, management)),
     };
-    let host = (Host::listen(Options::on(address)).await)
+    let host = (Host::listen(Options::on(address, acquaintance::identity()?)).await)
         .map_err(|source| ServeError::Listen { address, source })?;
     output.tell("", &News::Listening { address: host.address().to_string() });
 
@@ -154,6 +162,10 @@ pub(crate) async fn serve(config: &Path, image: Option<&Path>, output: &Output) 
             }
             _ = show.recv() => {
                 guests.show(&plan);
+                false
+            }
+            _ = anew.recv() => {
+                guests.admit_anew();
                 false
             }
             _ = interrupt.recv() => true,
@@ -364,7 +376,9 @@ impl Guests {
         }
         for container in &plan.containers {
             let id = &container.id;
-            self.host.admit(id);
+            if !self.given.contains_key(id) {
+                self.host.admit(id, acquaintance::admission(id));
+            }
             let state = plan.desired_state(container);
             // A container is found as soon as it is configured, up or not, so that a host that
             // was restarted never takes back a name it gave out.
@@ -394,6 +408,13 @@ impl Guests {
                     }
                 });
             }
+        }
+    }
+
+    /// Lets every guest in by its token again, once.
+    fn admit_anew(&self) {
+        for id in self.given.keys() {
+            self.host.admit(id, acquaintance::admission(id));
         }
     }
 

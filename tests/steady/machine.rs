@@ -10,7 +10,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tether_tests::{DEADLINE, Process, Space, binary, wait_for};
+use tether_tests::{DEADLINE, Process, Space, binary, boot_document, wait_for};
 
 /// The MAC addresses of the NICs, which are plugged in under the names `ens3` and up.
 pub(crate) const MACS: [&str; 3] = ["02:42:ac:12:00:02", "02:42:ac:13:00:02", "02:42:ac:14:00:02"];
@@ -92,8 +92,8 @@ impl Machine {
     /// Starts the agent with a host that does not answer, and waits until it has done what it does
     /// before it dials. `false` when it ended before.
     pub(crate) fn with_host_away(&self, fault: Option<&str>) -> (Process, bool) {
-        let boot = json!({ "guest": "steady", "management": { "mac": "02:7e:00:00:00:09" },
-                           "host": { "address": "fe80::1" } });
+        let management = json!({ "mac": "02:7e:00:00:00:09" });
+        let boot = boot_document("steady", &management, json!({ "address": "fe80::1" }));
         let mut command = self.tether(&boot, None);
         if let Some(fault) = fault {
             command.env("TETHER_FAULT", fault);

@@ -18,7 +18,7 @@ use tether_host::{
     message::{self, Phase, Verified},
     state::DesiredState,
 };
-use tether_tests::{DEADLINE, Process, wait_for};
+use tether_tests::{DEADLINE, Process, admission, boot_document, host_identity, wait_for};
 
 use crate::machine::{Machine, first, holds, measured, push, same, second, state, until};
 
@@ -90,9 +90,10 @@ impl HostProgram {
         let (events, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (gathered, flag, id) = (Arc::clone(&events), Arc::clone(&stop), machine.outside.id());
         let work = async move || {
-            let options = Options { heartbeat: Duration::from_secs(2), ..Options::on(address) };
+            let options =
+                Options { heartbeat: Duration::from_secs(2), ..Options::on(address, host_identity()) };
             let host = Host::listen(options).await.expect("a port");
-            host.admit(&GUEST.parse().expect("an id"));
+            host.admit(&GUEST.parse().expect("an id"), admission());
             let mut news = host.events();
             ready.send(host).expect("somebody waits");
             while !flag.load(Relaxed) {
@@ -178,8 +179,8 @@ fn tethered(way: Way) -> Machine {
 
 /// Starts the agent.
 fn agent(machine: &Machine, way: Way) -> Process {
-    let boot = json!({ "guest": GUEST, "management": { "mac": MANAGEMENT, "address": way.guest() },
-                       "host": { "address": way.host() } });
+    let management = json!({ "mac": MANAGEMENT, "address": way.guest() });
+    let boot = boot_document(GUEST, &management, json!({ "address": way.host() }));
     Process::start(machine.tether(&boot, None))
 }
 

@@ -1,12 +1,14 @@
-//! The tether from the guest's side: dial, greet, carry messages, notice silence, come back.
+//! The tether from the guest's side: dial, authenticate, greet, carry messages, notice silence, come back.
 //!
 //! It knows nothing of routes or names: messages come out of [`Channel::recv`], and what goes
 //! in is sent when there is a host to send it to. Everything above `dial` takes any byte
-//! stream.
+//! stream, and everything above `tls` need not be TLS.
 
 mod backoff;
 mod dial;
+mod identity;
 mod session;
+mod tls;
 
 use std::{
     collections::VecDeque,
@@ -17,15 +19,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::ClientConfig;
 use tether_wire::{
+    boot::Tether,
     message::{Event, EventKind, Exit, FromGuest, FromHost},
     status::{Stamp, Status},
     value::GuestId,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
+use tokio_rustls::client::TlsStream;
 
 use crate::{management::Management, report};
 use backoff::Backoff;
+
+pub use identity::{Identity, IdentityError};
 
 /// How many messages wait in each direction. The host sends few and waits for answers; replies
 /// are one for each of its messages.
@@ -83,14 +93,15 @@ struct State {
 }
 
 impl Channel {
-    /// Starts to dial the host of `management`, for as long as the process lives.
-    pub fn start(guest: GuestId, management: Management) -> Self {
+    /// Starts to dial the host of `management` as `identity`, for as long as the process lives.
+    pub fn start(guest: GuestId, identity: Identity, management: Management) -> Self {
         let (to_agent, inbox) = mpsc::channel(QUEUE);
         let (outbox, from_agent) = mpsc::channel(QUEUE);
         let (state, watched) = watch::channel(State::default());
         let shared = Arc::new(Shared::default());
         let session = session::Session {
             guest,
+            identity,
             boot_id: report::boot_id(),
             number: 0,
             inbox: to_agent,
@@ -179,7 +190,8 @@ async fn keep_connected(mut session: session::Session, management: Management) {
         // Each time anew: the NIC may have been unplugged and come back as another device.
         let nic = session.meanwhile(management.make_ready()).await;
         let tether = management.tether();
-        let lost = match session.meanwhile(dial::dial(tether, nic)).await {
+        let client = session.identity.client();
+        let lost = match session.meanwhile(reach(tether, nic, client)).await {
             Ok(stream) => {
                 let began = Instant::now();
                 let end = session.run(stream).await;
@@ -189,7 +201,7 @@ async fn keep_connected(mut session: session::Session, management: Management) {
                 }
                 end.to_string()
             }
-            Err(error) => format!("cannot reach {}: {error}", dial::peer(tether, nic)),
+            Err(obstacle) => obstacle,
         };
         // The same trouble again and again is one line on the console.
         if told.as_ref() != Some(&lost) {
@@ -198,4 +210,12 @@ async fn keep_connected(mut session: session::Session, management: Management) {
         }
         session.meanwhile(tokio::time::sleep(backoff.next(rand::random()))).await;
     }
+}
+
+/// The host's end of a connection, once it has shown that it is the host.
+async fn reach(tether: &Tether, nic: u32, client: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
+    let stream = dial::dial(tether, nic)
+        .await
+        .map_err(|error| format!("cannot reach {}: {error}", dial::peer(tether, nic)))?;
+    tls::secure(stream, tether.host, client).await
 }

@@ -2,17 +2,17 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
+    fmt, io,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
-    frame::{FrameCodec, FrameError},
+    frame::{Frame, FrameCodec, FrameError},
     message::{
-        FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Sender, Welcome,
-        WorkloadExited,
+        FromGuest, FromHost, Hello, HostKeyKept, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Sender,
+        Welcome, WorkloadExited,
     },
     value::GuestId,
 };
@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
-use super::{Incoming, Outgoing, QUEUE, Shared, State};
+use super::{Identity, Incoming, Outgoing, QUEUE, Shared, State};
 
 /// How long the host may take to answer the greeting, and either end to take what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ const SILENT_INTERVALS: u32 = 3;
 /// What lives longer than one connection.
 pub(super) struct Session {
     pub(super) guest: GuestId,
+    pub(super) identity: Identity,
     pub(super) boot_id: String,
     /// The number of the newest connection.
     pub(super) number: u64,
@@ -151,14 +152,12 @@ impl Session {
             boot_id: self.boot_id.clone(),
             applied,
             names,
+            token: self.identity.token().clone(),
         };
         let no_welcome = |error: String| End::NoWelcome(error);
         stream.send(FromGuest::from(hello).to_frame()).await.map_err(|e| no_welcome(e.to_string()))?;
         loop {
-            let frame = match stream.next().await {
-                None => return Err(no_welcome("it has closed the connection".to_owned())),
-                Some(frame) => frame.map_err(|e| no_welcome(e.to_string()))?,
-            };
+            let frame = heard(stream.next().await).map_err(|e| no_welcome(e.to_string()))?;
             match FromHost::from_frame(&frame).map_err(|e| no_welcome(e.to_string()))? {
                 Some(FromHost::Welcome(welcome)) => return check_welcome(welcome).map_err(no_welcome),
                 Some(FromHost::Refused(refused)) => return Err(End::Refused(refused.reason)),
@@ -198,11 +197,16 @@ impl Session {
                     heard = Instant::now();
                 }
                 frame = stream.next(), if room => {
-                    let frame = frame.ok_or(Broken::Closed)??;
+                    let frame = self::heard(frame)?;
                     heard = Instant::now();
                     match FromHost::from_frame(&frame)? {
                         Some(FromHost::Ping(Ping { nonce })) => send(stream, Pong { nonce }).await?,
                         Some(FromHost::Pong(_)) => {}
+                        Some(FromHost::HostKey(told)) => {
+                            if self.identity.trust(&told.pins) {
+                                send(stream, HostKeyKept { pins: told.pins }).await?;
+                            }
+                        }
                         Some(message) => {
                             if self.inbox.try_send(Incoming { connection: self.number, message }).is_err() {
                                 return Ok(());
@@ -240,6 +244,18 @@ impl Session {
     }
 }
 
+/// The next frame, or why there is none.
+fn heard(frame: Option<Result<Frame, FrameError>>) -> Result<Frame, Broken> {
+    match frame {
+        None => Err(Broken::Closed),
+        // A host that was killed says no farewell in TLS. Frames show their own end.
+        Some(Err(FrameError::Io(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(Broken::Closed)
+        }
+        Some(frame) => Ok(frame?),
+    }
+}
+
 /// A welcome that makes sense.
 fn check_welcome(welcome: Welcome) -> Result<Welcome, String> {
     if !(PROTOCOL_MIN..=PROTOCOL).contains(&welcome.protocol) {
@@ -263,7 +279,11 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
-    use tether_wire::message::Received;
+    use tether_wire::{
+        boot::Tether,
+        identity::{JoinToken, Pin},
+        message::{HostKey, Received},
+    };
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
@@ -273,8 +293,20 @@ mod tests {
         inbox: mpsc::Receiver<Incoming>,
         outbox: mpsc::Sender<Outgoing>,
         _state: watch::Sender<State>,
+        _directory: tempfile::TempDir,
         stream: DuplexStream,
         host: Stream<DuplexStream>,
+    }
+
+    fn tether() -> Tether {
+        Tether {
+            mac: "02:7e:00:00:00:02".parse().unwrap(),
+            address: None,
+            host: "fe80::1".parse().unwrap(),
+            port: 7373,
+            pins: vec![Pin::from_bytes([1; 32])],
+            token: JoinToken::from_bytes([7; 32]),
+        }
     }
 
     fn ends() -> Ends {
@@ -282,9 +314,13 @@ mod tests {
         let (outbox, from_agent) = mpsc::channel(4);
         let (state, watched) = watch::channel(State::default());
         let (stream, host) = duplex(1 << 16);
+        let guest = "server".parse().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let identity = Identity::open(directory.path(), &guest, &tether()).unwrap();
         Ends {
             session: Session {
-                guest: "server".parse().unwrap(),
+                guest,
+                identity,
                 boot_id: "b".into(),
                 number: 0,
                 inbox: to_agent,
@@ -296,6 +332,7 @@ mod tests {
             inbox,
             outbox,
             _state: state,
+            _directory: directory,
             stream,
             host: Framed::new(host, Sender::Guest.codec()),
         }
@@ -320,7 +357,8 @@ mod tests {
     async fn greets_answers_pings_and_carries_messages() {
         let mut ends = ends();
         let host = async {
-            assert!(matches!(hear(&mut ends.host).await, FromGuest::Hello(_)));
+            let FromGuest::Hello(hello) = hear(&mut ends.host).await else { panic!("no hello") };
+            assert_eq!(hello.token, tether().token);
             say(&mut ends.host, WELCOME).await;
             say(&mut ends.host, Ping { nonce: 7 }).await;
             assert_eq!(hear(&mut ends.host).await, Pong { nonce: 7 }.into());
@@ -334,6 +372,22 @@ mod tests {
         };
         let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
         assert_eq!(end.to_string(), "the tether is lost: the host has closed it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_of_the_host_are_kept_and_that_is_said() {
+        let mut ends = ends();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            // Nobody is to be trusted by an empty list.
+            say(&mut ends.host, HostKey { pins: vec![] }).await;
+            let pins = vec![Pin::from_bytes([1; 32]), Pin::from_bytes([2; 32])];
+            say(&mut ends.host, HostKey { pins: pins.clone() }).await;
+            assert_eq!(hear(&mut ends.host).await, HostKeyKept { pins }.into());
+            drop(ends.host);
+        };
+        tokio::join!(ends.session.run(ends.stream), host);
     }
 
     #[tokio::test(start_paused = true)]

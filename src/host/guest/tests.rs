@@ -33,6 +33,7 @@ fn hello(applied: Option<Stamp>) -> Hello {
         boot_id: String::new(),
         applied,
         names: None,
+        token: tether_wire::identity::JoinToken::from_bytes([7; 32]),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sessions over a stream in memory, with a guest that does what the protocol says.
 
+use tether_wire::identity::JoinToken;
 use tether_wire::{
     message::{Names, NamesApplied, NamesDelta, NamesGap},
     names::{EndpointNames, NameTables, NetworkNames, Summary},
@@ -8,7 +9,18 @@ use tether_wire::{
 use tokio::{io::DuplexStream, sync::Semaphore};
 
 use super::*;
-use crate::{Host, Options};
+use crate::{Admission, Event, Host, Identity, Options};
+
+const KEY: Pin = Pin::from_bytes([1; 32]);
+const OTHER: Pin = Pin::from_bytes([2; 32]);
+
+fn token(byte: u8) -> JoinToken {
+    JoinToken::from_bytes([byte; 32])
+}
+
+fn admission(key: Option<Pin>) -> Admission {
+    Admission { token: token(7), expires: SystemTime::now() + PATIENCE, key }
+}
 
 /// The guest's end of a connection, greeted.
 struct Fake {
@@ -19,9 +31,17 @@ struct Fake {
 
 impl Fake {
     async fn dial(host: &Host, guest: &GuestId) -> Self {
+        let mut fake = Self::greet(host, guest, KEY, token(7)).await;
+        assert!(matches!(fake.hear().await, FromHost::Welcome(_)));
+        fake
+    }
+
+    /// One that has this key, and has sent its hello.
+    async fn greet(host: &Host, guest: &GuestId, key: Pin, token: JoinToken) -> Self {
         let (near, far) = tokio::io::duplex(1 << 16);
-        let stranger = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        tokio::spawn(run(near, "memory".into(), Arc::clone(&host.shared), stranger));
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let stranger = Stranger::new("memory".into(), place);
+        tokio::spawn(run(near, key, Arc::clone(&host.shared), stranger));
         let mut fake = Self { stream: Framed::new(far, Sender::Host.codec()), names: None };
         let hello = Hello {
             protocol_min: PROTOCOL_MIN,
@@ -32,9 +52,9 @@ impl Fake {
             boot_id: String::new(),
             applied: None,
             names: None,
+            token,
         };
         fake.say(hello).await;
-        assert!(matches!(fake.hear().await, FromHost::Welcome(_)));
         fake
     }
 
@@ -107,9 +127,11 @@ fn tables(n: u32) -> NameTables {
 }
 
 async fn host() -> (Host, GuestId) {
-    let host = Host::listen(Options::on("127.0.0.1:0".parse().unwrap())).await.unwrap();
+    let host = Host::listen(Options::on("127.0.0.1:0".parse().unwrap(), Identity::generate().unwrap()))
+        .await
+        .unwrap();
     let guest: GuestId = "g".parse().unwrap();
-    host.admit(&guest);
+    host.admit(&guest, admission(None));
     (host, guest)
 }
 
@@ -140,4 +162,101 @@ async fn a_flush_reaches_the_guest() {
     assert!(host.flush_cache(&guest));
     assert!(matches!(fake.hear().await, FromHost::FlushCache(_)));
     assert!(!host.flush_cache(&"nobody".parse().unwrap()));
+}
+
+/// What the host program has been told so far, without what is the same each time.
+fn told(events: &mut tokio::sync::broadcast::Receiver<Event>) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        match event.kind {
+            EventKind::Connected(hello) => {
+                assert_eq!(hello.token, token(0), "nobody is told of a token");
+                told.push("connected".to_owned());
+            }
+            EventKind::Disconnected { .. } => told.push("disconnected".to_owned()),
+            kind => told.push(serde_json::to_string(&kind).unwrap()),
+        }
+    }
+    told
+}
+
+async fn refused(mut fake: Fake) -> String {
+    match fake.hear().await {
+        FromHost::Refused(refused) => {
+            assert!(fake.stream.next().await.is_none(), "it is closed");
+            refused.reason
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_is_whoever_has_redeemed_its_token() {
+    let (host, guest) = host().await;
+    let mut events = host.events();
+    let reason = refused(Fake::greet(&host, &guest, OTHER, token(8)).await).await;
+    assert_eq!(told(&mut events), [format!(r#"{{"refused":{{"reason":"{reason}"}}}}"#)]);
+    assert!(reason.contains("is not the one"), "{reason}");
+    let mut first = Fake::dial(&host, &guest).await;
+    let reason = refused(Fake::greet(&host, &guest, OTHER, token(7)).await).await;
+    assert!(reason.contains("another key"), "{reason}");
+    let reuse = format!(r#"{{"identity_reuse":{{"peer":"memory","bound":"{KEY}","shown":"{OTHER}"}}}}"#);
+    let enrolled = format!(r#"{{"enrolled":{{"key":"{KEY}"}}}}"#);
+    assert_eq!(told(&mut events), [enrolled, "connected".to_owned(), reuse]);
+    // The first one was not disturbed, and comes back without a word about its token.
+    assert!(host.flush_cache(&guest));
+    assert!(matches!(first.hear().await, FromHost::FlushCache(_)));
+    let mut again = Fake::greet(&host, &guest, KEY, token(0)).await;
+    assert!(matches!(again.hear().await, FromHost::Welcome(_)));
+}
+
+#[tokio::test]
+async fn an_expired_token_is_refused_and_a_noted_key_is_not() {
+    let (host, guest) = host().await;
+    host.admit(&guest, Admission { expires: SystemTime::UNIX_EPOCH, ..admission(None) });
+    let reason = refused(Fake::greet(&host, &guest, KEY, token(7)).await).await;
+    assert!(reason.contains("expired"), "{reason}");
+    host.admit(&guest, Admission { expires: SystemTime::UNIX_EPOCH, ..admission(Some(KEY)) });
+    Fake::dial(&host, &guest).await;
+    let stranger: GuestId = "stranger".parse().unwrap();
+    let reason = refused(Fake::greet(&host, &stranger, KEY, token(7)).await).await;
+    assert_eq!(reason, "stranger is not a guest of this host");
+}
+
+#[tokio::test]
+async fn a_guest_that_is_admitted_anew_is_enrolled_anew() {
+    let (host, guest) = host().await;
+    let mut fake = Fake::dial(&host, &guest).await;
+    // By the same key it stays.
+    host.admit(&guest, admission(Some(KEY)));
+    assert!(host.flush_cache(&guest));
+    assert!(matches!(fake.hear().await, FromHost::FlushCache(_)));
+    host.admit(&guest, Admission { token: token(9), ..admission(None) });
+    assert!(!host.flush_cache(&guest), "its connection is another's");
+    while let Some(Ok(_)) = fake.stream.next().await {}
+    refused(Fake::greet(&host, &guest, KEY, token(7)).await).await;
+    let mut new = Fake::greet(&host, &guest, OTHER, token(9)).await;
+    assert!(matches!(new.hear().await, FromHost::Welcome(_)));
+}
+
+#[tokio::test]
+async fn guests_are_told_of_the_hosts_keys() {
+    use tether_wire::message::{HostKey, HostKeyKept};
+    let (host, guest) = host().await;
+    let mut events = host.events();
+    let mut fake = Fake::dial(&host, &guest).await;
+    let (old, next) = (host.pins()[0], Identity::generate().unwrap());
+    host.announce(next.pin());
+    let both = HostKey { pins: vec![old, next.pin()] };
+    assert_eq!(fake.hear().await, both.clone().into());
+    assert_eq!(host.pins(), both.pins);
+    fake.say(HostKeyKept { pins: both.pins.clone() }).await;
+    // One that comes now hears of it too, after its welcome.
+    let mut again = Fake::dial(&host, &guest).await;
+    assert_eq!(again.hear().await, both.into());
+    host.rotate(next.clone());
+    let mut by_the_next = Fake::dial(&host, &guest).await;
+    assert_eq!(by_the_next.hear().await, HostKey { pins: vec![next.pin()] }.into());
+    let kept = told(&mut events).into_iter().find(|told| told.contains("host_key_kept"));
+    assert!(kept.unwrap().contains(&next.pin().to_string()));
 }

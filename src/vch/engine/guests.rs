@@ -3,9 +3,13 @@
 //! All of it follows from the records, so that a host that was killed tells its guests the same
 //! again, and they find nothing to do.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use tether_host::{ApplyError, GuestId};
+use tether_host::{Admission, ApplyError, GuestId, Pin};
 use tether_wire::{
     boot::{BootDocument, BootWorkload, HostAddress, Management, Root},
     state::{DesiredState, HostEntry, Interface, Match, Route},
@@ -15,7 +19,7 @@ use tokio::time::timeout;
 use super::{
     Engine,
     error::EngineError,
-    record::{Container, Endpoint, Network},
+    record::{Container, Endpoint, Join, Network},
     resolver::{self, Resolution},
 };
 
@@ -23,6 +27,9 @@ use super::{
 pub(super) const IMAGE_DISK: &str = "image";
 /// The serial number of the disk that is written.
 pub(super) const WRITABLE_DISK: &str = "writable";
+/// How long a guest may take from its machine's start until it has redeemed its join token: longer
+/// than any that is waited for.
+const JOIN: Duration = Duration::from_mins(10);
 /// How long a guest may take over a state while somebody waits. Its agent gives up after 10 s.
 const APPLY: Duration = Duration::from_secs(30);
 
@@ -38,7 +45,12 @@ impl Engine {
             host: Some(HostAddress {
                 address: self.shared.settings.management_address.address().to_string(),
                 port: self.shared.settings.port,
+                pins: self.shared.host.pins().iter().map(ToString::to_string).collect(),
             }),
+            token: match container.run.as_ref().and_then(|run| run.join.as_ref()) {
+                Some(Join::Awaited { token, .. }) => Some(token.clone()),
+                Some(Join::Bound(_)) | None => None,
+            },
             workload: Some(BootWorkload {
                 argv: container.argv.clone(),
                 env: config.env.clone().unwrap_or_default(),
@@ -56,6 +68,19 @@ impl Engine {
             return Err(EngineError::invalid(problems.join("; ")));
         }
         serde_json::to_vec(&document).map_err(EngineError::internal)
+    }
+
+    /// Notes the key of a guest that has redeemed its join token, in the database: it is let in by
+    /// that after a restart of this process too.
+    pub(super) fn enrolled(&self, id: &str, key: Pin) {
+        let noted = self.update(id, |record| {
+            if let Some(run) = &mut record.run {
+                run.join = Some(Join::Bound(key));
+            }
+        });
+        if let Err(error) = noted {
+            tracing::error!(container = id, "its guest's key is not noted: {error}");
+        }
     }
 
     /// Has a container's guest put in force what its record says, and waits until it has.
@@ -80,6 +105,30 @@ impl Engine {
                 Err(EngineError::invalid(problems.join("; ")))
             }
             Err(error) => Err(EngineError::internal(format!("the guest: {error}"))),
+        }
+    }
+}
+
+impl Join {
+    /// For a machine that is started now.
+    pub(super) fn new() -> Self {
+        let admission = Admission::new(JOIN);
+        let until = admission.expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self::Awaited { token: admission.token.to_secret(), until }
+    }
+
+    /// What the host is told of it.
+    pub(super) fn admission(&self) -> Result<Admission, EngineError> {
+        match self {
+            Self::Awaited { token, until } => Ok(Admission {
+                token: token.reveal().parse().map_err(EngineError::internal)?,
+                // A time that cannot be said is one that has passed.
+                expires: UNIX_EPOCH
+                    .checked_add(Duration::from_secs(*until))
+                    .unwrap_or(SystemTime::UNIX_EPOCH),
+                key: None,
+            }),
+            Self::Bound(key) => Ok(Admission::known(*key)),
         }
     }
 }

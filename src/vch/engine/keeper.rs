@@ -3,10 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tether_host::{EventKind, Host};
+use tether_host::{Event, EventKind};
 use tether_wire::message::Exit;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
@@ -15,7 +15,7 @@ use super::{
     ending::{DAEMON_ERROR, End, end_by_console, end_of, last_words},
     guests::guest_id,
     lifecycle::{POWER_OFF, SIGKILL},
-    record::Phase,
+    record::{Join, Phase},
 };
 use crate::{
     machine::{CONSOLE, CONSOLE_LIMIT, Machine, qemu::bound_console},
@@ -80,30 +80,54 @@ impl Engine {
     }
 
     /// Hands every guest's events to its keeper, for as long as this process runs.
-    pub(super) async fn distribute(&self, host: Host) {
-        let mut events = host.events();
+    pub(super) async fn distribute(&self, mut events: broadcast::Receiver<Event>) {
         loop {
             match events.recv().await {
                 Ok(event) => {
+                    let id = event.guest.to_string();
                     let keeper = {
                         let state = self.state();
-                        state.containers.get(&event.guest.to_string()).and_then(|entry| entry.keeper.clone())
+                        state.containers.get(&id).and_then(|entry| entry.keeper.clone())
                     };
                     match (keeper, &event.kind) {
                         // What a keeper looks at. A guest that floods loses its own, nobody else's.
                         (Some(keeper), EventKind::Guest(_) | EventKind::WorkloadExited(_)) => {
                             let _ = keeper.try_send(event.kind);
                         }
-                        (None, EventKind::Refused { reason }) => {
-                            tracing::warn!(guest = %event.guest, "refused: {reason}");
+                        (_, EventKind::Enrolled { key }) => self.enrolled(&id, *key),
+                        (_, EventKind::Refused { reason }) => {
+                            tracing::warn!(guest = id, "refused: {reason}");
+                        }
+                        (_, EventKind::IdentityReuse { peer, bound, shown }) => {
+                            tracing::warn!(
+                                guest = id,
+                                peer,
+                                "refused: it says it is this guest, but has key {shown} and not {bound}; its \
+                                 join token may have leaked"
+                            );
                         }
                         _ => {}
                     }
                 }
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(lost)) => {
+                Err(broadcast::error::RecvError::Lagged(lost)) => {
                     tracing::error!("{lost} events of guests are lost");
+                    self.note_keys();
                 }
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// Notes the keys of guests that have come, where nobody was told of it.
+    fn note_keys(&self) {
+        for record in self.containers() {
+            let awaited =
+                record.run.as_ref().is_some_and(|run| matches!(run.join, Some(Join::Awaited { .. })));
+            let key = guest_id(&record).ok().and_then(|guest| self.shared.host.key(&guest));
+            if let Some(key) = key.filter(|_| awaited) {
+                self.enrolled(&record.id, key);
             }
         }
     }

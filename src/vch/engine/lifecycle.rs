@@ -19,7 +19,7 @@ use super::{
     guests::{IMAGE_DISK, WRITABLE_DISK, extra_hosts, guest_id},
     naming::signal_number,
     now,
-    record::{Container, Phase, Run},
+    record::{Container, Join, Phase, Run},
 };
 use crate::{
     firewall,
@@ -93,7 +93,7 @@ impl Engine {
             let hosts = extra_hosts(&record, &state.networks)?;
             // As it is now: it may have another name since.
             let mut record = state.entry(id)?.record.clone();
-            record.run = Some(Run { pid: 0, published, hosts, exit: None });
+            record.run = Some(Run { pid: 0, published, join: Some(Join::new()), hosts, exit: None });
             record.state = super::record::State {
                 phase: Phase::Starting,
                 started: Some(now()),
@@ -162,7 +162,10 @@ impl Engine {
     pub(super) fn admit(&self, record: &Container) -> Result<mpsc::Receiver<EventKind>, EngineError> {
         let (sender, events) = mpsc::channel(EVENTS);
         let guest = guest_id(record)?;
-        self.shared.host.admit(&guest);
+        let join = record.run.as_ref().and_then(|run| run.join.as_ref());
+        let join =
+            join.ok_or_else(|| EngineError::internal("its record has nothing to let its guest in by"))?;
+        self.shared.host.admit(&guest, join.admission()?);
         {
             let mut state = self.state();
             if let Some(entry) = state.containers.get_mut(&record.id) {

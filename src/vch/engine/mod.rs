@@ -41,6 +41,7 @@ use self::{
 };
 use crate::{
     firewall::Rules,
+    identity,
     image::{ImageError, Images},
     mac,
     machine::{Hypervisor, Machine},
@@ -160,7 +161,8 @@ impl Engine {
             IpAddr::V6(v6) => SocketAddr::V6(SocketAddrV6::new(v6, settings.port, 0, management)),
         };
         let state = State::read(&store)?;
-        let host = Host::listen(tether_host::Options::on(listen)).await;
+        let identity = identity::keep(&settings.state).map_err(EngineError::internal)?;
+        let host = Host::listen(tether_host::Options::on(listen, identity)).await;
         let host = host.map_err(|error| {
             EngineError::internal(format!(
                 "cannot listen for guests on {listen}: {error}; is another vch running?"
@@ -188,9 +190,11 @@ impl Engine {
         }
         // What is forwarded is so again before anything else: connections are waiting.
         engine.filter().await?;
+        // From before the first guest is let in: who has come with which key is not to be missed.
+        let events = host.events();
         tokio::spawn({
             let engine = engine.clone();
-            async move { engine.distribute(host).await }
+            async move { engine.distribute(events).await }
         });
         engine.take_up().await?;
         engine.ensure_built_in().await?;

@@ -10,6 +10,7 @@ use std::{
 use bollard_stubs::models;
 use serde::{Deserialize, Serialize};
 use tether_wire::{
+    identity::{Pin, Secret},
     state::HostEntry,
     value::{IfName, MacAddr, Prefix},
 };
@@ -165,10 +166,27 @@ pub struct Run {
     pub pid: u32,
     /// Its published ports.
     pub published: Vec<Published>,
+    /// What its guest is let in by; absent: it is not.
+    #[serde(default)]
+    pub join: Option<Join>,
     /// The extra hosts it was started with.
     pub hosts: Vec<HostEntry>,
     /// How its workload ended, noted before its guest goes away.
     pub exit: Option<i64>,
+}
+
+/// What a guest is let in by: new for each start of its machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Join {
+    /// It has not come yet.
+    Awaited {
+        /// What it has to show, in hexadecimal digits: also in its boot document.
+        token: Secret,
+        /// Until when it counts, in seconds since 1970.
+        until: u64,
+    },
+    /// It has come with this key, and the token counts for nothing.
+    Bound(Pin),
 }
 
 /// A published port.

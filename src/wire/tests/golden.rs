@@ -10,11 +10,12 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use bytes::BytesMut;
 use tether_wire::{
+    identity::{JoinToken, Pin},
     message::{
         Apply, Confirm, Confirmed, Drift, DriftOutcome, Event, EventKind, Exit, ExitSeen, Failed,
-        FailedOperation, Failure, FlushCache, FromGuest, FromHost, Hello, Names, NamesApplied, NamesDelta,
-        NamesFailed, NamesGap, Phase, Ping, Pong, Received, Refused, Sender, Signal, Stop, Verified, Welcome,
-        WorkloadExited, names_digest, state_digest,
+        FailedOperation, Failure, FlushCache, FromGuest, FromHost, Hello, HostKey, HostKeyKept, Names,
+        NamesApplied, NamesDelta, NamesFailed, NamesGap, Phase, Ping, Pong, Received, Refused, Sender,
+        Signal, Stop, Verified, Welcome, WorkloadExited, names_digest, state_digest,
     },
     names::{EndpointNames, NameTables, NetworkNames, delta},
     problem::Problem,
@@ -34,6 +35,17 @@ use tokio_util::codec::{Decoder, Encoder};
 fn stamp() -> Stamp {
     Stamp { generation: 300, digest: Digest([0xab; 32]) }
 }
+
+fn pins() -> Vec<Pin> {
+    vec![Pin::from_bytes([0xab; 32]), Pin::from_bytes([0xcd; 32])]
+}
+
+/// A public key (that of RFC 8032's first test, for Ed25519) as certificates have it.
+const PUBLIC_KEY: [u8; 44] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00, 0xd7, 0x5a, 0x98, 0x01, 0x82,
+    0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a, 0x0e, 0xe1, 0x72, 0xf3, 0xda, 0xa6,
+    0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a,
+];
 
 fn observed() -> Observed {
     Observed {
@@ -254,6 +266,7 @@ fn from_guest() -> Vec<(&'static str, FromGuest)> {
                 boot_id: "b".into(),
                 applied: Some(stamp()),
                 names: None,
+                token: JoinToken::from_bytes([0x17; 32]),
             }
             .into(),
         ),
@@ -303,6 +316,7 @@ fn from_guest() -> Vec<(&'static str, FromGuest)> {
             .into(),
         ),
         ("confirmed", Confirmed { generation: 300 }.into()),
+        ("host_key_kept", HostKeyKept { pins: pins() }.into()),
         ("names_applied", NamesApplied { stamp: stamp() }.into()),
         ("names_failed", NamesFailed { version: 2, problems: vec![problem] }.into()),
         ("names_gap", NamesGap { version: 301, has: Some(stamp()) }.into()),
@@ -348,6 +362,7 @@ fn from_host() -> Vec<(&'static str, FromHost)> {
         ("apply", Apply { generation: 300, state: desired() }.into()),
         ("apply_short", Apply { generation: 300, state: short() }.into()),
         ("confirm", Confirm { generation: 300 }.into()),
+        ("host_key", HostKey { pins: pins() }.into()),
         ("names", Names { version: 300, tables: tables() }.into()),
         ("flush_cache", FlushCache.into()),
         ("names_delta", delta().into()),
@@ -408,6 +423,8 @@ fn encoded() -> BTreeMap<&'static str, String> {
         ("digest_of_apply_state", hex(&state_digest(&desired()).0)),
         ("digest_of_apply_short_state", hex(&state_digest(&short()).0)),
         ("digest_of_names_tables", hex(&names_digest(&tables()).0)),
+        ("pin_of_public_key", Pin::of_public_key(&PUBLIC_KEY).to_string()),
+        ("public_key", hex(&PUBLIC_KEY)),
     ];
     let streams = streams().into_iter().map(|(name, bytes)| (name, hex(&bytes)));
     frames.chain(digests).chain(streams).collect()
@@ -454,6 +471,10 @@ fn the_protocol_document_shows_these_bytes() {
         "digest_of_apply_short_state",
         "received",
         "confirm",
+        "host_key",
+        "host_key_kept",
+        "public_key",
+        "pin_of_public_key",
         "event_drift_repaired",
         "exited_code",
         "exit_seen",

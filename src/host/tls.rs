@@ -1,0 +1,95 @@
+//! TLS as guests get it: version 1.3 alone, both sides with a certificate, whose key is all that
+//! counts. Every key is let through the handshake, so that what is wrong with it can be said in
+//! the protocol's own words; [`admission`](crate::admission) judges it.
+
+use std::sync::Arc;
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, ring::default_provider, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    server::{
+        ParsedCertificate,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use tether_wire::identity::Pin;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// What serves guests with this certificate.
+pub(crate) fn server(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(default_provider());
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(AnyKey(provider)))
+        .with_single_cert(vec![certificate], key)?;
+    // Each connection shows its key itself: nothing is resumed.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// Shakes hands with a guest. Its stream, and the pin of its key.
+pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    config: Arc<ServerConfig>,
+) -> std::io::Result<(TlsStream<S>, Pin)> {
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    // The handshake fails without one.
+    let shown = shown.ok_or(rustls::Error::NoCertificatesPresented).and_then(pin_of);
+    let pin = shown.map_err(std::io::Error::other)?;
+    Ok((stream, pin))
+}
+
+/// The pin of a certificate's key.
+pub(crate) fn pin_of(certificate: &CertificateDer<'_>) -> Result<Pin, rustls::Error> {
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    Ok(Pin::of_public_key(&parsed.subject_public_key_info()))
+}
+
+/// Wants a certificate, and that whoever shows it has its key.
+#[derive(Debug)]
+struct AnyKey(Arc<CryptoProvider>);
+
+impl ClientCertVerifier for AnyKey {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        pin_of(certificate).map(|_| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        // Not reached: the version is not offered.
+        Err(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
