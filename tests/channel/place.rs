@@ -1,0 +1,179 @@
+//! A guest and the place of its host, with a cable between them.
+
+use std::{
+    fs::{self, File},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, setns};
+use serde_json::json;
+use tempfile::TempDir;
+use tether_host::{
+    Admission, EventKind, GuestId, Host, Identity, JoinToken, Options, Pin, state::DesiredState,
+};
+use tether_tests::{DEADLINE, Process, Space, binary, wait_for};
+
+/// The guest.
+pub(crate) const GUEST: &str = "guest";
+/// Where its host listens.
+pub(crate) const HOST: &str = "10.99.0.1";
+pub(crate) const PORT: u16 = 7373;
+const MAC: &str = "02:7e:00:00:00:02";
+
+/// The two places.
+pub(crate) struct Place {
+    pub(crate) inside: Space,
+    pub(crate) outside: Space,
+    directory: TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let (inside, outside) = (Space::new(), Space::new());
+        let id = inside.id();
+        outside.run(&format!("ip link add pm type veth peer name ens9 address {MAC} netns {id}"));
+        outside.run(&format!("ip address add {HOST}/24 dev pm"));
+        outside.run("ip link set pm up");
+        Self { inside, outside, directory: TempDir::new().expect("a temporary directory") }
+    }
+
+    /// Starts the agent with a boot document that has these; what it logs comes with what it prints.
+    pub(crate) fn agent(&self, pins: &[Pin], token: &JoinToken) -> Process {
+        self.agent_in("/run/tether", pins, token)
+    }
+
+    /// The same, its key being in another directory.
+    pub(crate) fn agent_in(&self, run: &str, pins: &[Pin], token: &JoinToken) -> Process {
+        let boot = json!({
+            "guest": GUEST,
+            "management": { "mac": MAC, "address": "10.99.0.2/24" },
+            "host": { "address": HOST, "port": PORT, "pins": pins },
+            "token": token.to_secret(),
+        });
+        let file = self.directory.path().join("boot.json");
+        fs::write(&file, boot.to_string()).expect("a file");
+        let mut command = self.inside.command("sh");
+        command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(binary("tether"));
+        command.args(["run", "--log", "debug", "--run", run, "--boot"]).arg(file);
+        Process::start(command)
+    }
+
+    /// A file for a program of the test.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.directory.path().join(name).display().to_string()
+    }
+}
+
+/// An admission that everybody here knows.
+pub(crate) fn admission() -> Admission {
+    Admission::new(Duration::from_mins(10))
+}
+
+/// A new key.
+pub(crate) fn identity() -> Identity {
+    Identity::generate().expect("a key")
+}
+
+/// A host program with one guest.
+pub(crate) struct HostProgram {
+    pub(crate) host: Host,
+    events: Arc<Mutex<Vec<EventKind>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl HostProgram {
+    pub(crate) fn start(place: &Place, identity: Identity, admission: Admission) -> Self {
+        let address = format!("{HOST}:{PORT}").parse().expect("an address");
+        let (ready, host) = mpsc::channel();
+        let (events, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (gathered, flag, id) = (Arc::clone(&events), Arc::clone(&stop), place.outside.id());
+        let work = async move || {
+            let host = Host::listen(Options::on(address, identity)).await.expect("a port");
+            let mut news = host.events();
+            host.admit(&guest(), admission);
+            ready.send(host).expect("somebody waits");
+            while !flag.load(Relaxed) {
+                let next = tokio::time::timeout(Duration::from_millis(50), news.recv()).await;
+                if let Ok(Ok(event)) = next {
+                    gathered.lock().expect("no panic").push(event.kind);
+                }
+            }
+        };
+        let thread = thread::spawn(move || {
+            let namespace = File::open(format!("/proc/{id}/ns/net")).expect("its namespace");
+            setns(namespace, CloneFlags::CLONE_NEWNET).expect("allowed");
+            runtime().block_on(work());
+        });
+        let host = host.recv_timeout(DEADLINE).expect("the host listens");
+        Self { host, events, stop, thread: Some(thread) }
+    }
+
+    /// Everything heard so far, without the status.
+    pub(crate) fn heard(&self) -> Vec<EventKind> {
+        let events = self.events.lock().expect("no panic");
+        events.iter().filter(|kind| !matches!(kind, EventKind::Status(_))).cloned().collect()
+    }
+
+    /// Waits for the first thing heard that is wanted.
+    pub(crate) fn hears<T>(&self, what: &str, wanted: impl Fn(&EventKind) -> Option<T>) -> T {
+        wait_for(what, || self.heard().iter().find_map(&wanted))
+    }
+
+    /// Waits until the guest has been let in so many times.
+    pub(crate) fn lets_in(&self, times: usize) {
+        wait_for("the guest", || {
+            let heard = self.heard();
+            let connected = heard.iter().filter(|kind| matches!(kind, EventKind::Connected(_)));
+            (connected.count() >= times).then_some(())
+        });
+    }
+
+    /// Waits until the guest has redeemed its token. Its key.
+    pub(crate) fn enrols(&self) -> Pin {
+        self.hears("an enrolment", |kind| match kind {
+            EventKind::Enrolled { key } => Some(*key),
+            _ => None,
+        })
+    }
+
+    /// Waits until the guest knows these keys.
+    pub(crate) fn is_known_by(&self, wanted: &[Pin]) {
+        self.hears("keys that are noted", |kind| match kind {
+            EventKind::HostKeyKept { pins } => (pins == wanted).then_some(()),
+            _ => None,
+        });
+    }
+
+    /// Wants a state of the guest, and waits until it is in force.
+    pub(crate) fn drives(&self, hostname: &str) {
+        let state = DesiredState { hostname: hostname.to_owned(), ..DesiredState::default() };
+        let guest = guest();
+        let applied = self.host.apply(&guest, state);
+        let verified = runtime().block_on(async { tokio::time::timeout(DEADLINE, applied).await });
+        verified.expect("an answer in time").expect("it is good");
+    }
+}
+
+impl Drop for HostProgram {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn guest() -> GuestId {
+    GUEST.parse().expect("an id")
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
