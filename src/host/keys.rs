@@ -47,12 +47,11 @@ impl Keys {
         told
     }
 
-    /// Serves with another key. What guests that are there are told, unless they were before.
-    pub(crate) fn rotate(&mut self, next: Identity) -> Option<HostKey> {
-        let known = self.pins().contains(&next.pin());
-        let told = (!known).then(|| self.announce(next.pin()));
-        // Whoever comes from now on comes by that key: the old one is over for them.
-        self.told = Some(HostKey { pins: vec![next.pin()] });
+    /// Serves with another key. What guests that are there are told: that it is the only one. They
+    /// hear it from a host that they know by the old one.
+    pub(crate) fn rotate(&mut self, next: Identity) -> HostKey {
+        let told = HostKey { pins: vec![next.pin()] };
+        self.told = Some(told.clone());
         self.serving = next;
         told
     }
@@ -71,12 +70,12 @@ mod tests {
         assert_eq!(keys.announce(next.pin()), both);
         assert_eq!((keys.greeting(), keys.pins()), (Some(both.clone()), both.pins.clone()));
         assert!(Arc::ptr_eq(&keys.server(), &old.server()), "it is only announced");
-        assert_eq!(keys.rotate(next.clone()), None, "they know it");
+        assert_eq!(keys.rotate(next.clone()), HostKey { pins: vec![next.pin()] });
         assert!(Arc::ptr_eq(&keys.server(), &next.server()));
         assert_eq!(keys.greeting(), Some(HostKey { pins: vec![next.pin()] }));
         // And without a word before, as when a key has leaked.
         let mut keys = Keys::new(old);
-        assert_eq!(keys.rotate(next.clone()), Some(both));
+        assert_eq!(keys.rotate(next.clone()), HostKey { pins: vec![next.pin()] }, "the old one is over");
         assert_eq!(keys.pins(), [next.pin()]);
         assert_eq!(keys.announce(next.pin()).pins, [next.pin()], "the same again");
     }

@@ -46,6 +46,7 @@ mod identity;
 mod keys;
 mod outbox;
 mod session;
+mod strangers;
 mod tables;
 mod tls;
 mod wanted;
@@ -60,10 +61,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, broadcast},
-};
+use tokio::{net::TcpListener, sync::broadcast};
 
 pub use admission::Admission;
 pub use error::{ApplyError, NamesError};
@@ -84,9 +82,8 @@ use names::NameTables;
 use session::Stranger;
 use state::DesiredState;
 use status::Status;
+use strangers::Strangers;
 
-/// Connections that have not said who they are yet, at one time.
-const STRANGERS: usize = 256;
 /// Events that wait for a slow subscriber before it loses the oldest.
 const EVENTS: usize = 4_096;
 
@@ -182,21 +179,22 @@ impl Host {
     /// Prepares for another key: guests that are connected, and those that come, are told its pin
     /// beside that of the present one. [`EventKind::HostKeyKept`] says who has noted it.
     pub fn announce(&self, next: Pin) {
+        // The guests first: what is told last is what holds.
+        let guests = self.shared.guests();
         let told = self.shared.keys().announce(next);
-        self.shared.tell_keys(&told);
+        tell_keys(&guests, &told);
     }
 
     /// Serves new connections with another key from now on. Those that are there stay.
     ///
-    /// A guest that does not know the key refuses this host. So [`announce`](Self::announce) it,
-    /// wait until every guest has noted it, then call this. Where that was not done, guests that
-    /// are connected are told both pins now; one that is away, or loses its connection before it
-    /// has noted them, stays out. Guests that come by the new key are told that it is the only one.
+    /// A guest that does not know the key refuses this host. So keep `next` for good,
+    /// [`announce`](Self::announce) it, wait until every guest has noted it, then call this.
+    /// Guests that are connected, and those that come, are told that it is the only one from now
+    /// on; one that was not told before, and is away, stays out.
     pub fn rotate(&self, next: Identity) {
+        let guests = self.shared.guests();
         let told = self.shared.keys().rotate(next);
-        if let Some(told) = told {
-            self.shared.tell_keys(&told);
-        }
+        tell_keys(&guests, &told);
     }
 
     /// Forgets a guest: its connection ends, and it is not let in again.
@@ -294,12 +292,6 @@ impl Shared {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell_keys(&self, told: &HostKey) {
-        for guest in self.guests().values() {
-            guest.host_key(told.clone());
-        }
-    }
-
     /// A number no connection has had before.
     fn next_connection(&self) -> u64 {
         self.connections.fetch_add(1, Relaxed)
@@ -311,19 +303,25 @@ impl Shared {
     }
 }
 
+/// Tells every guest that is connected which keys are the host's.
+fn tell_keys(guests: &HashMap<GuestId, Guest>, told: &HostKey) {
+    for guest in guests.values() {
+        guest.host_key(told.clone());
+    }
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let strangers = Strangers::default();
     let mut sessions = tokio::task::JoinSet::new();
     loop {
         while sessions.try_join_next().is_some() {}
-        let Ok(stranger) = Arc::clone(&strangers).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, peer)) => {
+                // Hung up on at once where there are too many: a guest comes again.
+                let Some(place) = strangers.enter(peer.ip()) else { continue };
                 // Small messages are to go at once.
                 let _ = stream.set_nodelay(true);
-                let stranger = Stranger::new(peer.to_string(), stranger);
+                let stranger = Stranger::new(peer.to_string(), place);
                 sessions.spawn(session::secured(stream, Arc::clone(&shared), stranger));
             }
             Err(error) => {

@@ -18,7 +18,6 @@ use tether_wire::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::OwnedSemaphorePermit,
     time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
 };
 use tokio_util::codec::Framed;
@@ -29,6 +28,7 @@ use crate::{
     event::EventKind,
     guest::is_sane,
     outbox::Waiting,
+    strangers::Place,
     tls,
 };
 
@@ -70,11 +70,11 @@ pub(crate) struct Stranger {
     /// Until when it has to say it.
     deadline: Instant,
     /// Its place among the strangers, given back once it is known.
-    place: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Stranger {
-    pub(crate) fn new(peer: String, place: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(peer: String, place: Place) -> Self {
         Self { peer, deadline: Instant::now() + PATIENCE, place }
     }
 }
@@ -89,8 +89,9 @@ pub(crate) async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
     let server = shared.keys().server();
     match timeout_at(stranger.deadline, tls::accept(stream, server)).await {
         Ok(Ok((stream, key))) => run(stream, key, shared, stranger).await,
-        Ok(Err(error)) => tracing::warn!(peer, "no TLS: {error}"),
-        Err(_) => tracing::warn!(peer, "{}", Broken::NoHelloInTime),
+        // Whoever can reach the port could fill the log.
+        Ok(Err(error)) => tracing::debug!(peer, "no TLS: {error}"),
+        Err(_) => tracing::debug!(peer, "{}", Broken::NoHelloInTime),
     }
 }
 
@@ -105,8 +106,8 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     let mut stream = Framed::new(stream, Sender::Stranger.codec());
     let (guest, hello) = match timeout_at(deadline, greet(&mut stream, key, &peer, &shared)).await {
         Ok(Ok(greeted)) => greeted,
-        Ok(Err(broken)) => return tracing::warn!(peer, "{broken}"),
-        Err(_) => return tracing::warn!(peer, "{}", Broken::NoHelloInTime),
+        Ok(Err(broken)) => return tracing::debug!(peer, "{broken}"),
+        Err(_) => return tracing::debug!(peer, "{}", Broken::NoHelloInTime),
     };
     drop(place);
     // From here on as long messages as any guest's.

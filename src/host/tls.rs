@@ -93,3 +93,94 @@ impl ClientCertVerifier for AnyKey {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{
+        ClientConfig,
+        client::danger::{ServerCertVerified, ServerCertVerifier},
+        pki_types::{PrivatePkcs8KeyDer, ServerName},
+        sign::{CertifiedKey, SingleCertAndKey},
+    };
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    /// A host that would be believed anything.
+    #[derive(Debug)]
+    struct Anybody;
+
+    impl ServerCertVerifier for Anybody {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            unreachable!("the version is not offered")
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            default_provider().signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    fn key_and_certificate() -> (KeyPair, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap();
+        (key, certificate.der().clone())
+    }
+
+    /// Whether a host takes a guest that shows `certificate` and signs with `key`.
+    async fn is_taken(certificate: &CertificateDer<'static>, key: &KeyPair) -> bool {
+        let (host_key, host_certificate) = key_and_certificate();
+        let host_key = PrivatePkcs8KeyDer::from(host_key.serialize_der());
+        let server = Arc::new(server(host_certificate, host_key.into()).unwrap());
+        let provider = Arc::new(default_provider());
+        let signing = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let signing = provider.key_provider.load_private_key(signing.into()).unwrap();
+        let shown = CertifiedKey::new(vec![certificate.clone()], signing);
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let name = ServerName::try_from("host").unwrap();
+        let dialling =
+            tokio::spawn(async move { TlsConnector::from(Arc::new(client)).connect(name, far).await });
+        let taken = accept(near, server).await;
+        drop(dialling.await);
+        taken.is_ok_and(|(_, pin)| pin == pin_of(certificate).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_certificate_without_its_key_is_nobody() {
+        let (key, certificate) = key_and_certificate();
+        assert!(is_taken(&certificate, &key).await);
+        let (other, _) = key_and_certificate();
+        assert!(!is_taken(&certificate, &other).await);
+    }
+}

@@ -83,6 +83,14 @@ fn an_ipv6_address_that_another_has_is_refused_where_strict() {
 fn an_ipv6_address_that_another_has_is_told_with_its_mac_where_optimistic() {
     let machine = Machine::new(1);
     machine.outside.run("ip address add fd00:18::2/64 dev p0 nodad");
+    // The kernel asks once, at once. The other end drops what it would answer until its link watcher
+    // has had its turn, up to a second after the link came up.
+    machine.inside.run("ip link set ens3 up");
+    wait_for("both ends of the link", || {
+        let up = |shown: String| shown.contains("state UP");
+        (up(machine.outside.run("ip link show p0")) && up(machine.inside.run("ip link show ens3")))
+            .then_some(())
+    });
     let mut agent = machine.with_state(&with(&[("172.18.0.2/16", "off"), ("fd00:18::2/64", "optimistic")]));
     let started = Instant::now();
     let (at, conflict) = agent.conflict("fd00:18::2");

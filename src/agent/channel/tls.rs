@@ -123,3 +123,53 @@ impl ServerCertVerifier for Pinned {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{
+        ServerConfig,
+        sign::{CertifiedKey, SingleCertAndKey},
+    };
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    fn key_and_certificate() -> (KeyPair, CertificateDer<'static>, Pin) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::default().self_signed(&key).unwrap().der().clone();
+        let parsed = ParsedCertificate::try_from(&certificate).unwrap();
+        let pin = Pin::of_public_key(&parsed.subject_public_key_info());
+        (key, certificate, pin)
+    }
+
+    /// What a guest with this pin says to a host that shows `certificate` and signs with `key`.
+    async fn believed(pin: Pin, certificate: &CertificateDer<'static>, key: &KeyPair) -> Result<(), String> {
+        let provider = Arc::new(default_provider());
+        let signing = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let signing = provider.key_provider.load_private_key(signing.into()).unwrap();
+        let shown = CertifiedKey::new(vec![certificate.clone()], signing);
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
+        let (own, own_certificate, _) = key_and_certificate();
+        let client = Arc::new(client(&[pin], &own_certificate, &own.serialize_der()).unwrap());
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let serving = tokio::spawn(async move { TlsAcceptor::from(Arc::new(server)).accept(far).await });
+        let said = secure(near, IpAddr::from([127, 0, 0, 1]), client).await;
+        drop(serving.await);
+        said.map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_pinned_certificate_without_its_key_is_not_the_host() {
+        let (key, certificate, pin) = key_and_certificate();
+        assert_eq!(believed(pin, &certificate, &key).await, Ok(()));
+        let (other, other_certificate, _) = key_and_certificate();
+        assert!(believed(pin, &certificate, &other).await.unwrap_err().starts_with("no TLS with the host"));
+        let refused = believed(pin, &other_certificate, &other).await.unwrap_err();
+        assert!(refused.starts_with("the host's key is not the pinned one"), "{refused}");
+    }
+}

@@ -6,10 +6,10 @@ use tether_wire::{
     names::{EndpointNames, NameTables, NetworkNames, Summary},
     status::Stamp,
 };
-use tokio::{io::DuplexStream, sync::Semaphore};
+use tokio::io::DuplexStream;
 
 use super::*;
-use crate::{Admission, Event, Host, Identity, Options};
+use crate::{Admission, Event, Host, Identity, Options, strangers::Strangers};
 
 const KEY: Pin = Pin::from_bytes([1; 32]);
 const OTHER: Pin = Pin::from_bytes([2; 32]);
@@ -39,7 +39,7 @@ impl Fake {
     /// One that has this key, and has sent its hello.
     async fn greet(host: &Host, guest: &GuestId, key: Pin, token: JoinToken) -> Self {
         let (near, far) = tokio::io::duplex(1 << 16);
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let place = Strangers::default().enter([127, 0, 0, 1].into()).unwrap();
         let stranger = Stranger::new("memory".into(), place);
         tokio::spawn(run(near, key, Arc::clone(&host.shared), stranger));
         let mut fake = Self { stream: Framed::new(far, Sender::Host.codec()), names: None };

@@ -90,7 +90,8 @@ impl Engine {
                         state.containers.get(&id).and_then(|entry| entry.keeper.clone())
                     };
                     match (keeper, &event.kind) {
-                        // What a keeper looks at. A guest that floods loses its own, nobody else's.
+                        // What a keeper looks at. A guest that floods fills its keeper's queue and no
+                        // other's; the host library's own, of 4,096 events, is everybody's.
                         (Some(keeper), EventKind::Guest(_) | EventKind::WorkloadExited(_)) => {
                             let _ = keeper.try_send(event.kind);
                         }

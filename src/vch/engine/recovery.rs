@@ -25,18 +25,22 @@ impl Engine {
             let directory = self.machine_directory(&record.id);
             let machine = self.shared.hypervisor.find(&directory).await;
             let noted = record.run.as_ref().and_then(|run| run.exit);
-            match machine {
-                Some(machine) if record.state.phase == Phase::Running && noted.is_none() => {
+            let running = machine.is_some() && record.state.phase == Phase::Running && noted.is_none();
+            match (machine, running.then(|| self.admit(record))) {
+                (Some(machine), Some(Ok(events))) => {
                     let taken = self.retake_ports(record);
                     if let Some(entry) = self.state().containers.get_mut(&record.id) {
                         entry.taken = taken;
                     }
-                    let events = self.admit(record)?;
                     self.keep(&record.id, machine, events, true);
                     tracing::info!("container {} goes on", record.name);
                 }
-                other => {
-                    if let Some(machine) = other {
+                (machine, admitted) => {
+                    if let Some(Err(error)) = admitted {
+                        // An older vch started it, perhaps. The others are not to suffer for it.
+                        tracing::error!("container {} cannot go on: {error}", record.name);
+                    }
+                    if let Some(machine) = machine {
                         machine.kill().await;
                     }
                     let end = match noted {
