@@ -121,8 +121,10 @@ impl Names {
         self.summary.ttl_seconds
     }
 
-    /// Makes these changes if they lead to tables of this digest, and none of them otherwise.
-    pub fn change(&mut self, changes: &[CheckedChange], digest: &Digest) -> Result<(), Gap> {
+    /// Makes these changes if they lead to tables of this digest, and none of them otherwise: both
+    /// halves at once, where nobody looks names up meanwhile.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn change(&mut self, changes: &[CheckedChange], digest: &Digest) -> Result<(), Gap> {
         let steps = self.steps(changes, digest)?;
         self.step(steps);
         Ok(())
