@@ -4,6 +4,8 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking, and says what it expected")]
 
+mod docker_confinement;
+
 use std::{net::TcpStream, time::Duration};
 
 use serde_json::{Value, json};
@@ -410,8 +412,8 @@ fn bad_input_is_told_in_dockers_words_and_leaves_nothing() {
         // What nobody has built, by name.
         (
             125,
-            &["run", "--rm", "--privileged", "busybox"],
-            "not supported by vch: HostConfig.Privileged=true",
+            &["run", "--rm", "--read-only", "busybox"],
+            "not supported by vch: HostConfig.ReadonlyRootfs=true",
         ),
         (
             125,

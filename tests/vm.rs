@@ -29,9 +29,11 @@ fn pair(server_nic: &str, client_nic: &str, mtu: u32) -> String {
         )
     };
     let ping = |peer: &str| format!("until ping -c 3 -s {} {peer}; do sleep 0.2; done", mtu - 28);
-    let server = format!("{}; exec sleep 100000", ping("client"));
+    // The first process of its PID namespace gets only signals that it has a handler for.
+    let (handler, wait) = ("trap 'exit 5' TERM", "sleep 100000 & wait");
+    let server = format!("{handler}; {}; {wait}", ping("client"));
     let client = format!(
-        "{}; until nslookup added >/dev/null; do sleep 0.1; done; nslookup added; exec sleep 100000",
+        "{handler}; {}; until nslookup added >/dev/null; do sleep 0.1; done; nslookup added; {wait}",
         ping("server")
     );
     format!(
@@ -100,7 +102,7 @@ fn two_guests_on_virtio_ping_each_other_by_name_and_stop_in_order() {
     assert!(status["detail"]["status"]["rss_kib"].as_u64() > Some(0), "{status}");
     up.signal(Signal::SIGTERM);
     for guest in ["server", "client"] {
-        exited_and_powered_off(&up, guest, &json!({ "signal": 15 }));
+        exited_and_powered_off(&up, guest, &json!({ "code": 5 }));
     }
     assert!(up.end().success());
     // Taps and machines are gone with it; only the bridges stay, for the next start.
@@ -182,6 +184,15 @@ fn exit_codes_reach_the_host_and_missing_programs_are_told() {
         env = ["CODE=7"]
         command = ["sh", "-c", "(sleep 1000 &) ; cat /etc/hosts /etc/resolv.conf; hostname; exit $CODE"]
         [[container]]
+        name = "boxed"
+        networks = ["n"]
+        command = ["sh", "-c", """
+            echo pid $$ $([ $(ls -d /proc/[0-9]* | wc -l) -lt 6 ] && echo few) $(grep CapBnd /proc/self/status)
+            echo write $(touch /bin/x 2>&1) $(touch /tmp/x && echo good)
+            echo see $(ls -A /etc/tether /run /sys/firmware; ls /dev/ram0 /dev/fb0 /dev/mem; ip -o link | wc -l)
+            head -c 1 /dev/zero > /dev/null && echo end
+        """]
+        [[container]]
         name = "missing"
         networks = ["n"]
         command = ["no-such-program"]
@@ -191,6 +202,15 @@ fn exit_codes_reach_the_host_and_missing_programs_are_told() {
     said(&up, console("seven", "172.18.0.2 seven"), "/etc/hosts");
     said(&up, console("seven", "nameserver 127.0.0.11"), "/etc/resolv.conf");
     exited_and_powered_off(&up, "seven", &json!({ "code": 7 }));
+    // The boot image is a container's too: with everything but its own network and processes shut.
+    for line in [
+        "pid 1 few CapBnd: 00000000a80425fb",
+        "write touch: /bin/x: Read-only file system good",
+        "see /etc/tether: /run: /sys/firmware: 2",
+        "end",
+    ] {
+        said(&up, console("boxed", line), line);
+    }
     let told = json!({ "not_started": "no-such-program: No such file or directory (os error 2)" });
     exited_and_powered_off(&up, "missing", &told);
     // All machines have ended, and so does it.

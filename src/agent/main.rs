@@ -15,7 +15,7 @@ const HELP: &str = "\
 tether - the network agent inside a container VM
 
 usage: tether run [--boot FILE] [--state FILE] [--etc DIR] [--run DIR]
-                  [--log LEVEL]
+                  [--netns FILE] [--log LEVEL]
        tether --version | --help
 
   --boot FILE   the boot document (JSON): who this guest is and where its host
@@ -27,6 +27,9 @@ usage: tether run [--boot FILE] [--state FILE] [--etc DIR] [--run DIR]
   --etc DIR     where hosts and resolv.conf are written (default: /etc)
   --run DIR     where it notes what to go back to should it be killed
                 (default: /run/tether)
+  --netns FILE  the network namespace that the management NIC is to live in, made
+                if there is none: /run/netns/tether, say. Without it the NIC
+                stays where it is; process 1 always uses that one
   --log LEVEL   error, warn, info (default), debug or trace, on standard error
 
 As process 1 it needs no arguments: it mounts what is needed, loads the image's
@@ -105,6 +108,7 @@ fn parse() -> Result<Command, lexopt::Error> {
             Long("state") => options.state = Some(PathBuf::from(arguments.value()?)),
             Long("etc") => options.etc = Some(PathBuf::from(arguments.value()?)),
             Long("run") => options.run = Some(PathBuf::from(arguments.value()?)),
+            Long("netns") => options.netns = Some(PathBuf::from(arguments.value()?)),
             Long("log") => log = Some(arguments.value()?.string()?),
             Value(word) if command.is_none() && word == "run" => command = Some(()),
             other => return Err(other.unexpected()),

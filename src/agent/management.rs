@@ -1,7 +1,10 @@
 //! Making the management NIC ready to carry the tether.
 //!
 //! This is the one piece of configuration that comes from the boot document and not from the
-//! host: without it there is no host. No desired state may name this NIC.
+//! host: without it there is no host. No desired state may name this NIC, and where it has a
+//! [namespace](Namespace) of its own the container does not see it.
+
+mod namespace;
 
 use std::{fs, io, time::Duration};
 
@@ -13,8 +16,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     kernel::{Kernel, KernelError},
-    plan::{Address, KernelState, Link, LinkKind, Named, Operation},
+    plan::{Address, KernelState, Link, Named, Operation},
 };
+
+pub use namespace::{Namespace, NamespaceError, PATH as NAMESPACE};
 
 /// The protocol number on the management NIC's static address: not the desired state's, which
 /// would remove it.
@@ -75,9 +80,7 @@ impl Management {
     async fn step(&self) -> Result<Step, KernelError> {
         let state = self.kernel.observe().await?;
         let mac = self.tether.mac;
-        let Some(link) =
-            state.links.iter().find(|link| link.mac == Some(mac) && link.kind == LinkKind::Device)
-        else {
+        let Some(link) = state.links.iter().find(|link| link.is_device(mac)) else {
             return Ok(Step::Wait(format!("no interface has {mac}, the management NIC's address")));
         };
         match next_operation(&state, link, &self.tether) {

@@ -1,6 +1,11 @@
 //! The trunk: boot document → channel → desired state → plan → kernel → verify → report.
 
-use std::{io::Write as _, path::PathBuf, time::Duration};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -10,6 +15,7 @@ use tether_wire::{
     names::NameTables,
     problem::Problem,
     state::DesiredState,
+    value::MacAddr,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -26,7 +32,7 @@ use crate::{
     init::{self, Preparation, Supervisor},
     journal::{self, Journal},
     kernel::{Kernel, KernelError},
-    management::Management,
+    management::{self, Namespace, NamespaceError},
     streams::Streams,
 };
 
@@ -52,6 +58,9 @@ pub struct Options {
     pub etc: Option<PathBuf>,
     /// Where the journal and the guest's key are, `/run/tether` when absent.
     pub run: Option<PathBuf>,
+    /// The network namespace of the management NIC, made where there is none. Absent: the one that
+    /// the agent is in, but for process 1, whose is at [`management::NAMESPACE`].
+    pub netns: Option<PathBuf>,
 }
 
 /// Why the agent cannot run.
@@ -68,6 +77,9 @@ pub enum RunError {
     /// The kernel does not let itself be configured.
     #[error("{0}")]
     Kernel(#[from] KernelError),
+    /// The management NIC cannot be kept from the container.
+    #[error("{0}")]
+    Namespace(#[from] NamespaceError),
     /// The guest has nothing to show its host.
     #[error("{0}")]
     Identity(#[from] IdentityError),
@@ -98,19 +110,26 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     }
     more_files();
     let dns = dns::Server::start(&dns::Settings::default())?;
-    let files = if boot.root.is_some() && init::is_process_1() {
+    let files = if init::is_process_1() {
         Preparation::files()?;
         Files::shown(init::ETC.into())
     } else {
         Files::new(options.etc.unwrap_or_else(|| "/etc".into()))
     };
     // First of all: the disks have something to do while the network comes up.
-    let supervisor = Supervisor::new(boot.root.clone())?;
+    let privileged = boot.workload.as_ref().is_some_and(|workload| workload.privileged);
+    let supervisor = Supervisor::new(boot.root.clone(), privileged)?;
     let has_host = options.state.is_none();
-    let lifeline = boot
-        .tether
-        .as_ref()
-        .map(|tether| Lifeline { nic: tether.mac, host: has_host.then_some(tether.host) });
+    let path = options.netns.or_else(|| init::is_process_1().then(|| management::NAMESPACE.into()));
+    let namespace = match (path, &boot.tether) {
+        (Some(path), Some(tether)) => Some(set_apart(&path, tether.mac)?),
+        _ => None,
+    };
+    let lifeline = boot.tether.as_ref().map(|tether| Lifeline {
+        nic: tether.mac,
+        // In a namespace of its own it cannot be cut off by what is done in this one.
+        host: (has_host && namespace.is_none()).then_some(tether.host),
+    });
     let own = options.run.unwrap_or_else(|| journal::DIRECTORY.into());
     let journal = Journal::open(own.clone());
     let mut agent = Agent::new(kernel, dns, files, journal, lifeline);
@@ -123,13 +142,20 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         (None, Some(tether)) => {
             tracing::debug!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
             let identity = Identity::open(&own, &boot.guest, tether)?;
-            let management = Management::new(tether.clone())?;
-            let channel = Channel::start(boot.guest.clone(), identity, management);
+            let channel = Channel::start(boot.guest.clone(), identity, tether.clone(), namespace)?;
             channel.in_force(agent.applied(), agent.names());
             by_host(agent, supervisor, &boot, channel).await
         }
         (None, None) => Err(RunError::NoHost),
     }
+}
+
+/// Takes the management NIC out of this network namespace, now and whenever it is plugged in again.
+fn set_apart(path: &Path, mac: MacAddr) -> Result<Arc<Namespace>, RunError> {
+    let (namespace, kernel) = (Arc::new(Namespace::open(path)?), Kernel::open()?);
+    let its = Arc::clone(&namespace);
+    tokio::spawn(async move { its.take(mac, &kernel).await });
+    Ok(namespace)
 }
 
 /// Allows more open files, if the kernel lets this process have them: 512 questions at four upstreams

@@ -64,6 +64,9 @@ pub struct BootWorkload {
     /// Whether it gets input from the host. `false`: standard input is `/dev/null`, but for a
     /// terminal, which stays silent.
     pub stdin: bool,
+    /// Whether whatever runs in this machine may do with it what root may: every capability, every
+    /// device, nothing hidden or read only. The tether's NIC stays out of its reach.
+    pub privileged: bool,
 }
 
 /// The disks that make the container's file system, by their serial numbers (virtio-blk's

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, and says what it expected"
 )]
 
+mod apart;
 mod enrolment;
 mod place;
 mod rotation;

@@ -24,7 +24,8 @@ pub(crate) const GUEST: &str = "guest";
 /// Where its host listens.
 pub(crate) const HOST: &str = "10.99.0.1";
 pub(crate) const PORT: u16 = 7373;
-const MAC: &str = "02:7e:00:00:00:02";
+/// The MAC address of the guest's NIC.
+pub(crate) const MAC: &str = "02:7e:00:00:00:02";
 
 /// The two places.
 pub(crate) struct Place {
@@ -50,6 +51,11 @@ impl Place {
 
     /// The same, its key being in another directory.
     pub(crate) fn agent_in(&self, run: &str, pins: &[Pin], token: &JoinToken) -> Process {
+        self.agent_with(&["--run", run], pins, token)
+    }
+
+    /// The same, with other options.
+    pub(crate) fn agent_with(&self, options: &[&str], pins: &[Pin], token: &JoinToken) -> Process {
         let boot = json!({
             "guest": GUEST,
             "management": { "mac": MAC, "address": "10.99.0.2/24" },
@@ -60,7 +66,7 @@ impl Place {
         fs::write(&file, boot.to_string()).expect("a file");
         let mut command = self.inside.command("sh");
         command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(binary("tether"));
-        command.args(["run", "--log", "debug", "--run", run, "--boot"]).arg(file);
+        command.args(["run", "--log", "debug", "--boot"]).arg(file).args(options);
         Process::start(command)
     }
 

@@ -7,14 +7,15 @@ use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 use tether_host::{
     ApplyError, Host, Options,
-    boot::{BootDocument, HostAddress, Management},
+    boot::{BootDocument, BootWorkload, HostAddress, Management},
     message::{Failure, Verified},
-    state::{DesiredState, Workload},
+    state::DesiredState,
     value::GuestId,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::UnixStream,
+    sync::Mutex,
     time::{sleep, timeout},
 };
 use vch::machine::{Image, accelerator};
@@ -26,8 +27,13 @@ const MANAGEMENT: &str = "management";
 const NETWORK: &str = "10.99.0";
 /// The bridge all other NICs are on.
 const BRIDGE: &str = "bridge";
-/// The port of the shells.
-const SHELL: u16 = 2_323;
+/// What a machine runs: a shell on the virtio-serial port of that name. Whoever drives it may do
+/// everything, and needs no network for it: the management network is the tether's alone.
+const SHELL: &str = "for port in /sys/class/virtio-ports/*; do \
+     [ \"$(cat $port/name)\" != shell ] || device=/dev/${port##*/}; done; \
+     while :; do sh <> $device >&0 2>&1; sleep 0.05; done";
+/// The last line of each answer.
+const END: &str = "\n-- end of the answer --\n";
 
 /// Where the host and the taps are.
 #[derive(Debug)]
@@ -46,7 +52,7 @@ pub struct Driven {
     pub process: Process,
     guest: GuestId,
     host: Host,
-    shell: (String, u16),
+    shell: Mutex<UnixStream>,
 }
 
 /// A NIC of a machine.
@@ -102,7 +108,11 @@ impl Site {
                 pins: self.host.pins().iter().map(ToString::to_string).collect(),
             }),
             token: Some(admission().token.to_secret()),
-            workload: None,
+            workload: Some(BootWorkload {
+                argv: ["sh", "-c", SHELL].map(str::to_owned).into(),
+                privileged: true,
+                ..BootWorkload::default()
+            }),
             root: None,
         };
         let boot = self.directory.path().join(format!("{guest}.json"));
@@ -119,6 +129,10 @@ impl Site {
             .arg("-initrd")
             .arg(self.image.directory.join("initramfs"))
             .args(["-fw_cfg", &format!("name=opt/tether/boot.json,file={}", boot.display())]);
+        let port = self.directory.path().join(format!("{guest}.shell"));
+        qemu.args(["-chardev", &format!("socket,id=shell,path={},server=on,wait=off", port.display())])
+            .args(["-device", "virtio-serial-pci,addr=0x10"])
+            .args(["-device", "virtserialport,chardev=shell,name=shell"]);
         qemu.args(more.iter().flat_map(|device| ["-device", device]));
         let first = Socket { mac: &management, place: "addr=3" };
         for (n, nic) in [first].iter().chain(nics).enumerate() {
@@ -130,16 +144,23 @@ impl Site {
             qemu.args(["-device", &format!("{device},netdev=net{n},mac={},{}", nic.mac, nic.place)]);
         }
         self.host.admit(&guest, admission());
-        Driven { process: Process::start(qemu), guest, host: self.host.clone(), shell: (address, SHELL) }
+        let process = Process::start(qemu);
+        let connected = timeout(DEADLINE, async {
+            loop {
+                match UnixStream::connect(&port).await {
+                    Ok(stream) => return stream,
+                    Err(_) => sleep(Duration::from_millis(20)).await,
+                }
+            }
+        });
+        let shell = Mutex::new(connected.await.expect("QEMU opens the port"));
+        Driven { process, guest, host: self.host.clone(), shell }
     }
 }
 
 impl Driven {
-    /// Wants `state` of it, and a shell as its workload.
-    pub async fn apply(&self, mut state: DesiredState) -> Result<Verified, ApplyError> {
-        let shell = format!("nc -ll -p {SHELL} -e sh");
-        state.workload =
-            Some(Workload { argv: shell.split(' ').map(str::to_owned).collect(), ..Workload::default() });
+    /// Wants `state` of it.
+    pub async fn apply(&self, state: DesiredState) -> Result<Verified, ApplyError> {
         timeout(DEADLINE, self.host.apply(&self.guest, state)).await.expect("an answer in time")
     }
 
@@ -151,22 +172,20 @@ impl Driven {
         }
     }
 
-    /// What a line for the shell in there prints, errors too.
+    /// What a line for the shell in there prints, errors too. The shell starts after the first
+    /// network that is verified.
     pub async fn shell(&self, line: &str) -> String {
-        timeout(DEADLINE, async {
-            loop {
-                // The workload is started after the network is verified.
-                let Ok(mut stream) = TcpStream::connect((self.shell.0.as_str(), self.shell.1)).await else {
-                    sleep(Duration::from_millis(20)).await;
-                    continue;
-                };
-                stream.write_all(format!("exec 2>&1\n{line}\nexit\n").as_bytes()).await.expect("it reads");
-                let mut said = String::new();
-                stream.read_to_string(&mut said).await.expect("it answers");
-                return said;
+        let answer = async {
+            let mut stream = self.shell.lock().await;
+            let asked = format!("( {line}\n) < /dev/null\nprintf '{}'\n", END.replace('\n', "\\n"));
+            stream.write_all(asked.as_bytes()).await.expect("it reads");
+            let (mut said, end) = (Vec::new(), END.as_bytes());
+            while !said.ends_with(end) {
+                assert!(stream.read_buf(&mut said).await.expect("it answers") > 0, "the machine has ended");
             }
-        })
-        .await
-        .unwrap_or_else(|_| panic!("no answer to {line:?}"))
+            said.truncate(said.len() - end.len());
+            String::from_utf8(said).expect("text")
+        };
+        timeout(DEADLINE, answer).await.unwrap_or_else(|_| panic!("no answer to {line:?}"))
     }
 }

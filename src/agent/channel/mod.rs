@@ -12,10 +12,12 @@ mod tls;
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -32,7 +34,10 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::{management::Management, report};
+use crate::{
+    management::{Management, Namespace},
+    report,
+};
 use backoff::Backoff;
 
 pub use identity::{Identity, IdentityError};
@@ -93,8 +98,14 @@ struct State {
 }
 
 impl Channel {
-    /// Starts to dial the host of `management` as `identity`, for as long as the process lives.
-    pub fn start(guest: GuestId, identity: Identity, management: Management) -> Self {
+    /// Starts to dial the host as `identity`, for as long as the process lives: in a thread of its
+    /// own, in `namespace` if there is one.
+    pub fn start(
+        guest: GuestId,
+        identity: Identity,
+        tether: Tether,
+        namespace: Option<Arc<Namespace>>,
+    ) -> io::Result<Self> {
         let (to_agent, inbox) = mpsc::channel(QUEUE);
         let (outbox, from_agent) = mpsc::channel(QUEUE);
         let (state, watched) = watch::channel(State::default());
@@ -110,8 +121,25 @@ impl Channel {
             state: watched,
             shared: Arc::clone(&shared),
         };
-        tokio::spawn(keep_connected(session, management));
-        Self { inbox, outbox, state, shared }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let thread = move || {
+            let entered = namespace.map_or(Ok(()), |namespace| namespace.enter());
+            let management = {
+                let _context = runtime.enter();
+                entered.and_then(|()| Management::new(tether))
+            };
+            match management {
+                Ok(management) => {
+                    drop(begun.send(Ok(())));
+                    runtime.block_on(keep_connected(session, management));
+                }
+                Err(error) => drop(begun.send(Err(error))),
+            }
+        };
+        thread::Builder::new().name("channel".to_owned()).spawn(thread)?;
+        has_begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(Self { inbox, outbox, state, shared })
     }
 
     /// The next thing the host says. What an earlier connection left behind is dropped: its host

@@ -3,11 +3,13 @@
 use std::{
     fs, io,
     os::{fd::OwnedFd, unix::process::CommandExt},
-    process::Command,
+    process::{Child, Command},
+    thread,
 };
 
 use nix::{
     libc,
+    sched::{CloneFlags, unshare},
     unistd::{chdir, gethostname, setsid},
 };
 use tether_wire::{boot::BootWorkload, message::Exit};
@@ -29,9 +31,13 @@ const LISTS: u64 = 4 << 20;
 const CAPABILITIES: [u8; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
 /// One more than the highest capability there could be.
 const MOST_CAPABILITIES: u8 = 64;
+/// How many user namespaces there may be. In one of its own a process has every capability, which
+/// is more than Docker's filter of system calls lets a container have.
+const USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
 
-/// Starts a workload: in its container if there is one, else in the agent's own file system. With
-/// `piped` its streams' other ends come back, else they are the console.
+/// Starts a workload: in its container, with PIDs of its own, where it is the first. Without one, as
+/// where tether is not process 1, it is an ordinary child. With `piped` its streams' other ends come
+/// back, else they are the console.
 pub(super) fn start(
     workload: &BootWorkload,
     container: Option<&Container>,
@@ -39,16 +45,20 @@ pub(super) fn start(
 ) -> Result<(u32, Option<Ends>), Exit> {
     let program = workload.argv.first().map_or("", String::as_str);
     let cwd = if workload.cwd.is_empty() { "/" } else { &workload.cwd };
-    let user = if let Some(container) = container {
-        container.root.make_directories(cwd).map_err(|error| cannot(cwd, &error))?;
-        who(workload, container)?
-    } else {
-        fs::metadata(cwd).map_err(|error| cannot(cwd, &error))?;
-        User::default()
+    let user = match container {
+        Some(container) if container.has_users => {
+            container.root.make_directories(cwd).map_err(|error| cannot(cwd, &error))?;
+            Some(who(workload, container)?)
+        }
+        _ => {
+            fs::metadata(cwd).map_err(|error| cannot(cwd, &error))?;
+            None
+        }
     };
     let mut command = Command::new(program);
     command.args(workload.argv.iter().skip(1)).env_clear();
-    command.envs(environment(workload, container.map(|_| &user)));
+    command.envs(environment(workload, user.as_ref()));
+    let user = user.unwrap_or_default();
     let ends = if piped {
         let made = stdio::make(workload, container, user.uid);
         let (ends, [stdin, stdout, stderr]): (Ends, [OwnedFd; 3]) =
@@ -60,7 +70,10 @@ pub(super) fn start(
     };
     let own_terminal = piped && workload.terminal;
     let path = std::ffi::CString::new(cwd).map_err(|error| cannot(cwd, &error.into()))?;
-    let inside = container.is_some();
+    let privileged = container.map(|container| container.privileged);
+    if privileged == Some(false) {
+        fs::write(USER_NAMESPACES, "0").or_else(missing).map_err(|error| cannot(USER_NAMESPACES, &error))?;
+    }
     let groups: Vec<libc::gid_t> = user.groups.clone();
     let (uid, gid) = (user.uid, user.gid);
     let enter = move || {
@@ -68,17 +81,37 @@ pub(super) fn start(
         if own_terminal {
             stdio::take_terminal()?;
         }
-        if inside {
-            Container::enter()?;
-            drop_capabilities()?;
+        if let Some(privileged) = privileged {
+            Container::enter(privileged)?;
+            if !privileged {
+                drop_capabilities()?;
+            }
         }
         chdir(path.as_c_str())?;
-        if inside { become_user(uid, gid, &groups) } else { Ok(()) }
+        if privileged.is_some() { become_user(uid, gid, &groups) } else { Ok(()) }
     };
     // SAFETY: between fork and exec this makes system calls only: no allocation, no lock.
     unsafe { command.pre_exec(enter) };
-    let child = command.spawn().map_err(|error| cannot(program, &error))?;
+    let spawned = if privileged.is_some() { spawn_first(command) } else { command.spawn() };
+    let child = spawned.map_err(|error| cannot(program, &error))?;
     Ok((child.id(), ends))
+}
+
+/// Spawns the first process of a new PID namespace. When it ends, the kernel ends all others in
+/// there.
+fn spawn_first(mut command: Command) -> io::Result<Child> {
+    // By a thread of its own: from its next fork on it is the children that are in the new
+    // namespace, and the kernel gives such a thread no threads beside it.
+    let spawning = thread::Builder::new().name("spawn".to_owned()).spawn(move || {
+        unshare(CloneFlags::CLONE_NEWPID)?;
+        command.spawn()
+    });
+    spawning?.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it has panicked")))
+}
+
+/// Not every kernel has what is written to.
+fn missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 /// Why it does not run, in one line: what, and the reason.

@@ -68,10 +68,10 @@ pub enum Happened {
 
 impl Supervisor {
     /// Listens for signals and prepares for a workload, on the current tokio runtime.
-    pub fn new(root: Option<Root>) -> std::io::Result<Self> {
+    pub fn new(root: Option<Root>, privileged: bool) -> std::io::Result<Self> {
         Ok(Self {
             workload: State::Idle,
-            preparing: Some(tokio::spawn(Preparation::make(root))),
+            preparing: Some(tokio::spawn(Preparation::make(root, privileged))),
             container: None,
             streams: None,
             kill_at: None,

@@ -24,9 +24,18 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+    sync::Arc,
+};
 
-use nix::sys::utsname::uname;
+use netlink_packet_route::link::LinkAttribute;
+use nix::{
+    libc::{RTM_GETLINK, RTM_SETLINK},
+    sys::utsname::uname,
+};
+use tether_wire::value::MacAddr;
 use tokio::sync::{Mutex, Notify};
 
 pub use address::clock;
@@ -36,7 +45,7 @@ pub use error::KernelError;
 pub use fault::Fault;
 
 use crate::plan::{Named, Operation};
-use requests::Requests;
+use requests::{Batch, Requests};
 
 /// The kernel's networking in the network namespace this was opened in.
 #[derive(Debug)]
@@ -80,6 +89,20 @@ impl Kernel {
     pub async fn loopback_up(&self) -> Result<(), KernelError> {
         let lo = Named { index: 1, name: "lo".to_owned() };
         self.carry_out(&[Operation::LinkUp(lo)], |_, _| false).await.map_err(|refusal| refusal.error)
+    }
+
+    /// Moves the device of this MAC address to another network namespace: whether there was one.
+    pub async fn move_device(&self, mac: MacAddr, to: BorrowedFd<'_>) -> Result<bool, KernelError> {
+        let mut requests = self.requests.lock().await;
+        let links = requests.dump(RTM_GETLINK, &link::all(), link::read).await?;
+        let Some(index) = links.iter().find(|link| link.is_device(mac)).map(|link| link.index) else {
+            return Ok(false);
+        };
+        let mut batch = Batch::default();
+        batch.push(RTM_SETLINK, 0, &link::with(index, LinkAttribute::NetNsFd(to.as_raw_fd())));
+        let mut refused = None;
+        requests.send(&mut batch, |_, error| refused = Some(error)).await?;
+        refused.map_or(Ok(true), Err)
     }
 
     /// Makes one operation from now on fail, or the process with it; `None` for none.

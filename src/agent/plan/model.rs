@@ -122,6 +122,11 @@ pub struct Link {
 }
 
 impl Link {
+    /// Whether it is the device of its own that has this MAC address.
+    pub fn is_device(&self, mac: MacAddr) -> bool {
+        self.mac == Some(mac) && self.kind == LinkKind::Device
+    }
+
     /// Whether tether made the device.
     pub fn is_ours(&self) -> bool {
         self.group == u32::from(PROTOCOL) && matches!(self.kind, LinkKind::Dummy | LinkKind::Vlan { .. })

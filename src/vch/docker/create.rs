@@ -41,7 +41,7 @@ const SUPPORTED: [&str; 23] = [
     "OnBuild",
 ];
 /// What is carried out of the host's part.
-const HOST: [&str; 14] = [
+const HOST: [&str; 15] = [
     "NetworkMode",
     "PortBindings",
     "PublishAllPorts",
@@ -53,6 +53,7 @@ const HOST: [&str; 14] = [
     "Links",
     "Memory",
     "NanoCpus",
+    "Privileged",
     "ConsoleSize",
     "ContainerIDFile",
     "Annotations",
@@ -235,17 +236,17 @@ mod tests {
     fn every_option_that_is_not_built_is_told() {
         let document = json!({
             "Image": "x", "Healthcheck": {"Test": ["CMD", "true"]},
-            "HostConfig": {"Privileged": true, "Binds": ["/:/host"], "RestartPolicy": {"Name": "always"}, "NewThing": 7}
+            "HostConfig": {"ReadonlyRootfs": true, "Binds": ["/:/host"], "RestartPolicy": {"Name": "always"}, "NewThing": 7}
         });
         let message = read(document).unwrap_err().message;
         assert!(message.contains("Healthcheck"), "{message}");
         let document = json!({
             "Image": "x",
-            "HostConfig": {"Privileged": true, "Binds": ["/:/host"], "RestartPolicy": {"Name": "always"}, "NewThing": 7}
+            "HostConfig": {"ReadonlyRootfs": true, "Binds": ["/:/host"], "RestartPolicy": {"Name": "always"}, "NewThing": 7}
         });
         let message = read(document).unwrap_err().message;
         for part in [
-            "HostConfig.Privileged=true",
+            "HostConfig.ReadonlyRootfs=true",
             "HostConfig.Binds",
             "HostConfig.RestartPolicy",
             "HostConfig.NewThing=7",

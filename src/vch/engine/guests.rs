@@ -60,6 +60,7 @@ impl Engine {
                 rows: cells(0),
                 columns: cells(1),
                 stdin: config.open_stdin.unwrap_or_default(),
+                privileged: container.host_config.privileged.unwrap_or_default(),
             }),
             root: Some(Root { image: IMAGE_DISK.to_owned(), writable: WRITABLE_DISK.to_owned() }),
         };

@@ -3,9 +3,9 @@
 use std::{io, os::fd::AsFd, path::Path};
 
 use nix::{
-    fcntl::OFlag,
+    errno::Errno,
     mount::{MsFlags, mount},
-    sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, makedev, mkdirat, mknodat},
+    sys::stat::{Mode, mkdirat},
     unistd::symlinkat,
 };
 
@@ -20,9 +20,8 @@ const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFl
 /// The files that say what the network is, by their names in the agent's directory.
 pub(super) const FILES: [&str; 3] = ["hosts", "resolv.conf", "hostname"];
 
-/// Character devices of `/dev`: name, major and minor number (the kernel's `devices.txt`).
-const DEVICES: [(&str, u64, u64); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+/// Devices of `/dev`.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// Links of `/dev`.
 const LINKS: [(&str, &str); 6] = [
@@ -34,37 +33,52 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// What is the machine's and not the container's: to be read only, or not at all. Under
-/// `/sys/firmware` is the boot document.
-const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
-const HIDDEN_FILES: [&str; 4] = ["proc/kcore", "proc/keys", "proc/timer_list", "proc/kmsg"];
-const HIDDEN_DIRECTORIES: [&str; 3] = ["sys/firmware", "proc/acpi", "proc/scsi"];
-
-/// Makes the tree under `root` a container's; `etc` is where the agent keeps its [`FILES`].
-pub(super) fn furnish(root: &Beneath, etc: &Path) -> Result<(), RootError> {
+/// Makes the tree under `root` a container's; `etc` is where the agent keeps its [`FILES`]. All but
+/// `/proc`, which shows the processes of whoever mounts it ([`super::processes`]).
+pub(super) fn furnish(root: &Beneath, etc: &Path, privileged: bool) -> Result<(), RootError> {
     // First: a link of the image's that leads into `/proc` or `/dev` finds nothing there yet.
     for name in FILES {
         bind_file(root, &format!("etc/{name}"), &etc.join(name))?;
     }
-    file_system(root, "proc", "proc", "", HARMLESS)?;
-    file_system(root, "sys", "sysfs", "", HARMLESS | MsFlags::MS_RDONLY)?;
-    file_system(root, "dev", "tmpfs", "mode=755,size=65536k", NO_SUID | MsFlags::MS_NOEXEC)?;
-    devices(root).map_err(|source| RootError::inside("dev", source))?;
+    root.directory("proc").map_err(|source| RootError::inside("proc", source))?;
+    if privileged {
+        file_system(root, "sys", "sysfs", "", HARMLESS)?;
+        bind_directory(root, "dev", Path::new("/dev"))?;
+    } else {
+        file_system(root, "sys", "sysfs", "", HARMLESS | MsFlags::MS_RDONLY)?;
+        // The boot document is in there.
+        hide(root, "sys/firmware")?;
+        let flags = NO_SUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+        file_system(root, "dev", "tmpfs", "mode=755,size=65536k", flags)?;
+        for name in DEVICES {
+            bind_file(root, &format!("dev/{name}"), &Path::new("/dev").join(name))?;
+        }
+    }
+    links_and_places(root).map_err(|source| RootError::inside("dev", source))?;
     let pts = "newinstance,ptmxmode=0666,mode=0620,gid=5";
     file_system(root, "dev/pts", "devpts", pts, NO_SUID | MsFlags::MS_NOEXEC)?;
     file_system(root, "dev/shm", "tmpfs", "mode=1777,size=65536k", HARMLESS)?;
     // Not every kernel has these.
     let _ = file_system(root, "dev/mqueue", "mqueue", "", HARMLESS);
-    for path in READ_ONLY.into_iter().filter(|path| root.has(path)) {
-        read_only(root, path).map_err(|source| RootError::inside(path, source))?;
-    }
-    for path in HIDDEN_FILES.into_iter().filter(|path| root.has(path)) {
-        bind_file(root, path, Path::new("/dev/null"))?;
-    }
-    for path in HIDDEN_DIRECTORIES.into_iter().filter(|path| root.has(path)) {
-        file_system(root, path, "tmpfs", "size=0", HARMLESS | MsFlags::MS_RDONLY)?;
+    Ok(())
+}
+
+/// Makes the boot image a container's: what is the agent's in it is hidden, and there is room to
+/// write, since the rest will be read only.
+pub(super) fn shut(root: &Beneath) -> Result<(), RootError> {
+    hide(root, "etc/tether")?;
+    for path in ["run", "tmp"] {
+        file_system(root, path, "tmpfs", "mode=1777", MsFlags::MS_NOSUID | MsFlags::MS_NODEV)?;
     }
     Ok(())
+}
+
+/// Shows an empty directory where there is another.
+fn hide(root: &Beneath, path: &'static str) -> Result<(), RootError> {
+    if !root.has(path) {
+        return Ok(());
+    }
+    file_system(root, path, "tmpfs", "size=0", HARMLESS | MsFlags::MS_RDONLY)
 }
 
 /// Puts the agent's file `ours` over the container's.
@@ -91,37 +105,27 @@ fn file_system(
     mount().map_err(|source| RootError::inside(path, source))
 }
 
-fn read_only(root: &Beneath, path: &str) -> io::Result<()> {
-    let none = None::<&str>;
-    let place = magic_path_of(root, path)?;
-    mount(Some(&place.1), &place.1, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
-    // Opened again, it is the new mount.
-    let place = magic_path_of(root, path)?;
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | HARMLESS;
-    Ok(mount(none, &place.1, none, flags, none)?)
+fn bind_directory(root: &Beneath, path: &str, ours: &Path) -> Result<(), RootError> {
+    let bind = || {
+        let place = root.directory(path)?;
+        let none = None::<&str>;
+        Ok(mount(Some(ours), &magic_path(place.as_fd()), none, MsFlags::MS_BIND, none)?)
+    };
+    bind().map_err(|source| RootError::inside(path, source))
 }
 
-/// A path to what is at `path`, good as long as what is beside it is open.
-fn magic_path_of(root: &Beneath, path: &str) -> io::Result<(std::os::fd::OwnedFd, std::path::PathBuf)> {
-    let place = root.open(path, OFlag::O_PATH)?;
-    let magic = magic_path(place.as_fd());
-    Ok((place, magic))
-}
-
-/// Fills the empty `/dev`.
-fn devices(root: &Beneath) -> io::Result<()> {
+/// What `/dev` has besides devices. Where it is the machine's own, some of it is there.
+fn links_and_places(root: &Beneath) -> io::Result<()> {
+    let tolerate = |done: nix::Result<()>| match done {
+        Err(Errno::EEXIST) => Ok(()),
+        done => done,
+    };
     let dev = root.directory("dev")?;
-    let everybody = Mode::from_bits_truncate(0o666);
-    for (name, major, minor) in DEVICES {
-        mknodat(&dev, name, SFlag::S_IFCHR, everybody, makedev(major, minor))?;
-        // What the process's mask has taken from the mode.
-        fchmodat(&dev, name, everybody, FchmodatFlags::FollowSymlink)?;
-    }
     for (name, target) in LINKS {
-        symlinkat(target, &dev, name)?;
+        tolerate(symlinkat(target, &dev, name))?;
     }
     for name in ["pts", "shm", "mqueue"] {
-        mkdirat(&dev, name, Mode::from_bits_truncate(0o755))?;
+        tolerate(mkdirat(&dev, name, Mode::from_bits_truncate(0o755)))?;
     }
     Ok(())
 }

@@ -1,14 +1,20 @@
-//! The container's file system: a read-only image and a writable disk, one over the other.
+//! The container's file system: a read-only image and a writable disk, one over the other, or the
+//! boot image where the boot document names no disks.
 //!
 //! It is mounted in the agent's own mount namespace, below `/run/tether`; the workload gets a
 //! namespace of its own in which it is everything there is ([`Container::enter`]). What is on
 //! the disks was made by strangers: paths in it go through [`beneath`].
+//!
+//! No device file that the workload makes can be opened: nothing it can write on allows devices
+//! (`nodev`), and those of its `/dev` are mounted one by one. So `CAP_MKNOD`, which it has as under
+//! Docker, leads to no disk and no port, and no list of devices has to be kept in a cgroup.
 
 pub(crate) mod beneath;
 mod disks;
 mod inside;
+mod processes;
 
-use std::{fs, io, path::Path};
+use std::{ffi::CStr, fs, io, path::Path};
 
 use nix::{
     errno::Errno,
@@ -53,6 +59,10 @@ impl RootError {
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) root: Beneath,
+    /// Whether it has everything that root has.
+    pub(super) privileged: bool,
+    /// Whether it has users: the boot image has none.
+    pub(super) has_users: bool,
 }
 
 /// Makes the agent's files, still empty, so that they can be written before the container's file
@@ -63,10 +73,29 @@ pub(super) fn prepare_files() -> io::Result<()> {
 }
 
 /// Mounts everything. Waits for the disks; not for the thread that serves the network.
-pub(super) fn mount_all(root: &Root) -> Result<Container, RootError> {
+pub(super) fn mount_all(root: Option<&Root>, privileged: bool) -> Result<Container, RootError> {
+    make_directory(ROOT)?;
+    match root {
+        Some(disks) => mount_disks(disks, privileged)?,
+        // Without what is mounted in it: the container gets its own.
+        None => bind_one("/", ROOT)?,
+    }
+    let opened = Beneath::open_root(Path::new(ROOT))
+        .map_err(|source| RootError::Directory { path: ROOT.to_owned(), source })?;
+    inside::furnish(&opened, Path::new(ETC), privileged)?;
+    if root.is_none() && !privileged {
+        // What the kernel executes is in there (`/sbin/modprobe`), and the agent's own files.
+        inside::shut(&opened)?;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
+        mount_one("", ROOT, "", flags, "")?;
+    }
+    Ok(Container { root: opened, privileged, has_users: root.is_some() })
+}
+
+fn mount_disks(root: &Root, privileged: bool) -> Result<(), RootError> {
     let image = disk("root.image", &root.image)?;
     let writable = disk("root.writable", &root.writable)?;
-    for path in [IMAGE, WRITABLE, ROOT] {
+    for path in [IMAGE, WRITABLE] {
         make_directory(path)?;
     }
     mount_one(&image, IMAGE, "squashfs", MsFlags::MS_RDONLY, "")?;
@@ -76,11 +105,8 @@ pub(super) fn mount_all(root: &Root) -> Result<Container, RootError> {
     make_directory(&upper)?;
     make_directory(&work)?;
     let options = format!("lowerdir={IMAGE},upperdir={upper},workdir={work}");
-    mount_one("overlay", ROOT, "overlay", MsFlags::MS_NOATIME, &options)?;
-    let root = Beneath::open_root(Path::new(ROOT))
-        .map_err(|source| RootError::Directory { path: ROOT.to_owned(), source })?;
-    inside::furnish(&root, Path::new(ETC))?;
-    Ok(Container { root })
+    let devices = if privileged { MsFlags::empty() } else { MsFlags::MS_NODEV };
+    mount_one("overlay", ROOT, "overlay", MsFlags::MS_NOATIME | devices, &options)
 }
 
 /// Writes everything to the writable disk and leaves it as if it had been unmounted, once nobody
@@ -98,16 +124,16 @@ pub(super) fn seal() {
 
 impl Container {
     /// Makes the container's file system all there is for the calling process, which is to be a
-    /// forked child: only system calls, nothing allocated.
+    /// forked child, the first of a PID namespace: only system calls, nothing allocated.
     ///
     /// Not by `pivot_root`, which the initramfs does not allow: the mount is moved over the root
     /// and entered, and there is no way around it, `..` included.
-    pub(super) fn enter() -> io::Result<()> {
+    pub(super) fn enter(privileged: bool) -> io::Result<()> {
         unshare(CloneFlags::CLONE_NEWNS)?;
         chdir(c"/run/tether/root")?;
-        mount(Some(c"."), c"/", None::<&std::ffi::CStr>, MsFlags::MS_MOVE, None::<&std::ffi::CStr>)?;
+        mount(Some(c"."), c"/", None::<&CStr>, MsFlags::MS_MOVE, None::<&CStr>)?;
         chroot(c".")?;
-        Ok(())
+        processes::mount_proc(privileged)
     }
 
     /// Puts the terminal's device in the place of the container's console.
@@ -128,6 +154,10 @@ fn make_directory(path: &str) -> Result<(), RootError> {
         }
         _ => Ok(()),
     }
+}
+
+fn bind_one(what: &str, place: &str) -> Result<(), RootError> {
+    mount_one(what, place, "", MsFlags::MS_BIND, "")
 }
 
 fn mount_one(
