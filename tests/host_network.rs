@@ -200,12 +200,13 @@ impl Stage {
 
     fn plug(&self, space: &Space, bridge: &str, addresses: &[&str]) {
         let (n, id) = (self.links.fetch_add(1, Relaxed), space.id());
-        self.host.run(&format!("ip link add port{n} type veth peer name eth0 netns {id}"));
-        let (index, isolated) = (link_index(&self.host, &format!("port{n}")), bridge == "vch-management");
+        let mac = format!("02:7e:00:00:00:{n:02x}");
+        self.host.run(&format!("ip link add port{n} type veth peer name eth0 address {mac} netns {id}"));
+        let (index, is_guest) = (link_index(&self.host, &format!("port{n}")), bridge == "vch-management");
         let bridge = bridge.parse().expect(bridge);
         on(&self.host, async |networks| {
-            let done = if isolated {
-                networks.attach_isolated(index, &bridge, None).await
+            let done = if is_guest {
+                networks.attach_guest(index, &bridge, mac.parse().expect("a MAC address")).await
             } else {
                 networks.attach(index, &bridge, None).await
             };
@@ -353,6 +354,9 @@ fn networks_are_apart() {
         unreachable(&guest, to);
     }
     assert!(!pings(&guest, "10.99.0.1") && !pings(&guest, "10.99.0.3"));
+    // Nor does it speak for another, whatever address it takes.
+    guest.run("ip link set eth0 address 02:7e:00:00:00:99");
+    unreachable(&guest, "10.99.0.1:7341");
     // The management network is nobody else's.
     stage.outside.run("ip route add 10.99.0.0/16 via 192.0.2.1");
     unreachable(&stage.outside, "10.99.0.1:7341");

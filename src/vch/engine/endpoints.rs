@@ -278,7 +278,7 @@ impl Engine {
     pub(super) async fn management_nic(&self, container: &Container) -> Result<Nic, EngineError> {
         let (tap, index) = tap()?;
         let bridge = &self.shared.settings.management_bridge;
-        self.shared.kernel.attach_isolated(index, bridge, None).await?;
+        self.shared.kernel.attach_guest(index, bridge, container.management_mac).await?;
         let (id, model) = ("management".to_owned(), NicModel::VirtioNet);
         Ok(Nic { id, mac: container.management_mac, tap, model })
     }

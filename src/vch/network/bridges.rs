@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::{
     address::{AddressMessage, AddressScope},
     link::{InfoBridgePort, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    neighbour::{NeighbourFlags, NeighbourState},
 };
 use nix::errno::Errno;
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkUnspec};
@@ -90,14 +91,10 @@ impl Networks {
         Ok(self.links().await?.iter().filter_map(ours).collect())
     }
 
-    /// As [`attach`](Self::attach), and the device's packets reach the host but no other device
-    /// that is isolated too: guests on the management network are nobody to each other.
-    pub async fn attach_isolated(
-        &self,
-        device: u32,
-        bridge: &IfName,
-        mtu: Option<u32>,
-    ) -> Result<(), NetworkError> {
+    /// As [`attach`](Self::attach), and the device's packets reach the host but no other device that
+    /// is attached so: guests on the management network are nobody to each other. Packets that do not
+    /// come from `mac` reach nobody (Linux 5.18 and later): no guest speaks for another.
+    pub async fn attach_guest(&self, device: u32, bridge: &IfName, mac: MacAddr) -> Result<(), NetworkError> {
         let what = format!("put link {device} on {bridge}, isolated");
         let Some(controller) = self.index(bridge).await? else {
             return Err(NetworkError::Refused { what, source: no_such_device() });
@@ -105,10 +102,16 @@ impl Networks {
         // On the bridge, then isolated, then up: never up and not isolated.
         let port = LinkUnspec::new_with_index(device).controller(controller).build();
         within(&*what, self.handle.link().set(port).execute()).await?;
-        let isolated = InfoBridgePort::Isolated(true);
-        let port = LinkBridgePort::new(device).append_info_data(isolated).build();
+        let port = LinkBridgePort::new(device)
+            .append_info_data(InfoBridgePort::Isolated(true))
+            .append_info_data(InfoBridgePort::Locked(true))
+            .build();
         within(&*what, self.handle.link().set_port(port).execute()).await?;
-        self.attach(device, bridge, mtu).await
+        // The entry goes with the port. `NUD_NOARP` is what iproute2 calls static.
+        let known = self.handle.neighbours().add_bridge(device, &mac.bytes());
+        let known = known.state(NeighbourState::Noarp).flags(NeighbourFlags::Controller).replace();
+        within(&*what, known.execute()).await?;
+        self.attach(device, bridge, None).await
     }
 
     /// Puts an administrator's link on the bridge of an external network, and brings it up.
