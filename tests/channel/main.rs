@@ -10,5 +10,6 @@
 mod apart;
 mod enrolment;
 mod place;
+mod python;
 mod rotation;
 mod strangers;
