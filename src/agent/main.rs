@@ -121,10 +121,6 @@ fn parse() -> Result<Command, lexopt::Error> {
 }
 
 fn version() -> String {
-    format!(
-        "tether {} (protocol {} to {})\n",
-        env!("CARGO_PKG_VERSION"),
-        tether_wire::message::PROTOCOL_MIN,
-        tether_wire::message::PROTOCOL,
-    )
+    let spoken = tether_wire::protocols::Protocols::SPOKEN;
+    format!("tether {} (protocol {spoken})\n", env!("CARGO_PKG_VERSION"))
 }

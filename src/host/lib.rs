@@ -61,6 +61,7 @@ use std::{
     time::Duration,
 };
 
+use tether_wire::protocols::Protocols;
 use tokio::{net::TcpListener, sync::broadcast};
 
 pub use admission::Admission;
@@ -117,6 +118,8 @@ pub struct Host {
 /// What all parts of a host share.
 #[derive(Debug)]
 struct Shared {
+    /// What is spoken with guests.
+    protocols: Protocols,
     heartbeat_ms: u32,
     guests: Mutex<HashMap<GuestId, Guest>>,
     /// Taken while `guests` is held, never the other way round.
@@ -139,10 +142,16 @@ impl Drop for Listening {
 impl Host {
     /// Starts to listen, on the current tokio runtime.
     pub async fn listen(options: Options) -> std::io::Result<Self> {
+        Self::speaking(Protocols::SPOKEN, options).await
+    }
+
+    /// The same, speaking these versions of the protocol: tests have others.
+    async fn speaking(protocols: Protocols, options: Options) -> std::io::Result<Self> {
         let listener = TcpListener::bind(options.address).await?;
         let address = listener.local_addr()?;
         let heartbeat = options.heartbeat.clamp(Duration::from_millis(100), Duration::from_mins(1));
         let shared = Arc::new(Shared {
+            protocols,
             heartbeat_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(60_000),
             guests: Mutex::default(),
             keys: Mutex::new(Keys::new(options.identity)),

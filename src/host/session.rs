@@ -10,10 +10,8 @@ use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{Frame, FrameCodec, FrameError},
     identity::Pin,
-    message::{
-        Confirm, FromGuest, FromHost, Hello, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Refused,
-        Sender, Welcome,
-    },
+    message::{Confirm, FromGuest, FromHost, Hello, MessageError, Ping, Pong, Refused, Sender, Welcome},
+    protocols::Protocols,
     value::GuestId,
 };
 use tokio::{
@@ -194,7 +192,7 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
         shared.tell(&guest, EventKind::Refused { reason: reason.clone() });
         reason
     };
-    let protocol = agree(hello).map_err(refused)?;
+    let protocol = agree(hello, shared.protocols).map_err(refused)?;
     let entered = {
         let mut guests = shared.guests();
         let enrolment = guests.get_mut(&guest).and_then(|record| record.enrolment.as_mut());
@@ -215,14 +213,11 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
 }
 
 /// The protocol that both speak, with a guest that makes sense.
-fn agree(hello: &Hello) -> Result<u16, String> {
-    let protocol = hello.protocol_max.min(PROTOCOL);
-    if protocol < hello.protocol_min.max(PROTOCOL_MIN) {
-        return Err(format!(
-            "no protocol in common: the guest speaks {} to {}, this host {PROTOCOL_MIN} to {PROTOCOL}",
-            hello.protocol_min, hello.protocol_max
-        ));
-    }
+fn agree(hello: &Hello, spoken: Protocols) -> Result<u16, String> {
+    let guest = Protocols { min: hello.protocol_min, max: hello.protocol_max };
+    let protocol = spoken
+        .common(guest)
+        .ok_or_else(|| format!("no protocol in common: the guest speaks {guest}, this host {spoken}"))?;
     if ![hello.applied, hello.names].iter().flatten().all(is_sane) {
         return Err("a generation above 2^62, which no host has given out".to_owned());
     }

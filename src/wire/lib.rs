@@ -18,6 +18,7 @@ pub mod message;
 pub mod names;
 pub mod pci;
 pub mod problem;
+pub mod protocols;
 pub mod state;
 pub mod status;
 pub mod streams;

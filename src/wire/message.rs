@@ -17,10 +17,6 @@ use crate::{
     status::{Digest, Observed, Stamp, Status},
 };
 
-/// The protocol version this crate speaks.
-pub const PROTOCOL: u16 = 1;
-/// The oldest protocol version this crate speaks.
-pub const PROTOCOL_MIN: u16 = 1;
 /// The TCP port a host listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7373;
 /// The longest payload, in bytes, of a type this crate does not know: it is skipped.

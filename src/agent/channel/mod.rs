@@ -25,6 +25,7 @@ use rustls::ClientConfig;
 use tether_wire::{
     boot::Tether,
     message::{Event, EventKind, Exit, FromGuest, FromHost},
+    protocols::Protocols,
     status::{Stamp, Status},
     value::GuestId,
 };
@@ -113,6 +114,7 @@ impl Channel {
         let session = session::Session {
             guest,
             identity,
+            protocols: Protocols::SPOKEN,
             boot_id: report::boot_id(),
             number: 0,
             inbox: to_agent,

@@ -11,9 +11,9 @@ use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{Frame, FrameCodec, FrameError},
     message::{
-        FromGuest, FromHost, Hello, HostKeyKept, MessageError, PROTOCOL, PROTOCOL_MIN, Ping, Pong, Sender,
-        Welcome, WorkloadExited,
+        FromGuest, FromHost, Hello, HostKeyKept, MessageError, Ping, Pong, Sender, Welcome, WorkloadExited,
     },
+    protocols::Protocols,
     value::GuestId,
 };
 use tokio::{
@@ -34,6 +34,8 @@ const SILENT_INTERVALS: u32 = 3;
 pub(super) struct Session {
     pub(super) guest: GuestId,
     pub(super) identity: Identity,
+    /// What it offers its host to speak.
+    pub(super) protocols: Protocols,
     pub(super) boot_id: String,
     /// The number of the newest connection.
     pub(super) number: u64,
@@ -144,8 +146,8 @@ impl Session {
             (state.applied, state.names)
         };
         let hello = Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL,
+            protocol_min: self.protocols.min,
+            protocol_max: self.protocols.max,
             guest: self.guest.to_string(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             capabilities: Vec::new(),
@@ -159,7 +161,9 @@ impl Session {
         loop {
             let frame = heard(stream.next().await).map_err(|e| no_welcome(e.to_string()))?;
             match FromHost::from_frame(&frame).map_err(|e| no_welcome(e.to_string()))? {
-                Some(FromHost::Welcome(welcome)) => return check_welcome(welcome).map_err(no_welcome),
+                Some(FromHost::Welcome(welcome)) => {
+                    return check_welcome(welcome, self.protocols).map_err(no_welcome);
+                }
                 Some(FromHost::Refused(refused)) => return Err(End::Refused(refused.reason)),
                 Some(_) => return Err(no_welcome("it has begun with another message".to_owned())),
                 None => drop(self.shared.skipped.fetch_add(1, Relaxed)),
@@ -257,9 +261,9 @@ fn heard(frame: Option<Result<Frame, FrameError>>) -> Result<Frame, Broken> {
 }
 
 /// A welcome that makes sense.
-fn check_welcome(welcome: Welcome) -> Result<Welcome, String> {
-    if !(PROTOCOL_MIN..=PROTOCOL).contains(&welcome.protocol) {
-        return Err(format!("it chose protocol {}, which was not offered", welcome.protocol));
+fn check_welcome(welcome: Welcome, offered: Protocols) -> Result<Welcome, String> {
+    if !offered.contains(welcome.protocol) {
+        return Err(format!("it chose protocol {}, offered were {offered}", welcome.protocol));
     }
     if !(100..=60_000).contains(&welcome.heartbeat_ms) {
         return Err(format!("its heartbeat of {} ms is not between 100 and 60000", welcome.heartbeat_ms));
@@ -321,6 +325,7 @@ mod tests {
             session: Session {
                 guest,
                 identity,
+                protocols: Protocols::SPOKEN,
                 boot_id: "b".into(),
                 number: 0,
                 inbox: to_agent,
@@ -351,7 +356,7 @@ mod tests {
         host.send(message.into().to_frame()).await.unwrap();
     }
 
-    const WELCOME: Welcome = Welcome { protocol: PROTOCOL, host_version: String::new(), heartbeat_ms: 1_000 };
+    const WELCOME: Welcome = Welcome { protocol: 1, host_version: String::new(), heartbeat_ms: 1_000 };
 
     #[tokio::test(start_paused = true)]
     async fn greets_answers_pings_and_carries_messages() {
@@ -468,6 +473,52 @@ mod tests {
         let end = second.session.run(second.stream).await;
         assert!(matches!(end, End::NoWelcome(_)), "{end}");
         assert!(!end.was_welcome());
+    }
+
+    /// What a guest that offers `offered` makes of a host that chooses `chosen` and then sends what
+    /// version 1 does not know (a type, and a layout of one that it has) and something it does.
+    async fn versions(offered: Protocols, chosen: u16) -> (End, u64) {
+        let mut ends = ends();
+        ends.session.protocols = offered;
+        let host = async {
+            let FromGuest::Hello(hello) = hear(&mut ends.host).await else { panic!("no hello") };
+            assert_eq!((hello.protocol_min, hello.protocol_max), (offered.min, offered.max));
+            say(&mut ends.host, Welcome { protocol: chosen, ..WELCOME }).await;
+            for (kind, version) in [(70, 1), (16, 2)] {
+                let frame = Frame { kind, version, payload: vec![0xff; 9].into() };
+                ends.host.send(frame).await.unwrap();
+            }
+            say(&mut ends.host, Ping { nonce: 1 }).await;
+            while let Some(Ok(frame)) = ends.host.next().await {
+                if FromGuest::from_frame(&frame).unwrap() == Some(Pong { nonce: 1 }.into()) {
+                    break;
+                }
+            }
+            drop(ends.host);
+        };
+        let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
+        (end, ends.session.shared.skipped.load(Relaxed))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hosts_of_the_next_and_of_the_version_before_are_understood() {
+        let both = Protocols { min: 1, max: 2 };
+        for (offered, chosen) in [(Protocols::SPOKEN, 1), (both, 1), (both, 2)] {
+            let (end, skipped) = versions(offered, chosen).await;
+            assert!(end.was_welcome(), "{end}");
+            assert_eq!(skipped, 2);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_chooses_what_was_not_offered_is_left() {
+        for (offered, chosen) in
+            [(Protocols::SPOKEN, 2), (Protocols::SPOKEN, 0), (Protocols { min: 2, max: 3 }, 1)]
+        {
+            let (end, skipped) = versions(offered, chosen).await;
+            let why = format!("the host did not greet: it chose protocol {chosen}, offered were {offered}");
+            assert_eq!((end.to_string(), end.was_welcome(), skipped), (why, false, 0));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! Sessions over a stream in memory, with a guest that does what the protocol says.
 
+mod versions;
+
 use tether_wire::identity::JoinToken;
 use tether_wire::{
     message::{Names, NamesApplied, NamesDelta, NamesGap},
@@ -38,14 +40,24 @@ impl Fake {
 
     /// One that has this key, and has sent its hello.
     async fn greet(host: &Host, guest: &GuestId, key: Pin, token: JoinToken) -> Self {
+        let mut fake = Self::open(host, key);
+        fake.hello(guest, token, Protocols::SPOKEN).await;
+        fake
+    }
+
+    /// One that has this key, and has said nothing yet.
+    fn open(host: &Host, key: Pin) -> Self {
         let (near, far) = tokio::io::duplex(1 << 16);
         let place = Strangers::default().enter([127, 0, 0, 1].into()).unwrap();
         let stranger = Stranger::new("memory".into(), place);
         tokio::spawn(run(near, key, Arc::clone(&host.shared), stranger));
-        let mut fake = Self { stream: Framed::new(far, Sender::Host.codec()), names: None };
+        Self { stream: Framed::new(far, Sender::Host.codec()), names: None }
+    }
+
+    async fn hello(&mut self, guest: &GuestId, token: JoinToken, protocols: Protocols) {
         let hello = Hello {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL,
+            protocol_min: protocols.min,
+            protocol_max: protocols.max,
             guest: guest.to_string(),
             agent_version: String::new(),
             capabilities: vec![],
@@ -54,8 +66,7 @@ impl Fake {
             names: None,
             token,
         };
-        fake.say(hello).await;
-        fake
+        self.say(hello).await;
     }
 
     async fn say(&mut self, message: impl Into<FromGuest>) {
@@ -127,9 +138,12 @@ fn tables(n: u32) -> NameTables {
 }
 
 async fn host() -> (Host, GuestId) {
-    let host = Host::listen(Options::on("127.0.0.1:0".parse().unwrap(), Identity::generate().unwrap()))
-        .await
-        .unwrap();
+    host_speaking(Protocols::SPOKEN).await
+}
+
+async fn host_speaking(protocols: Protocols) -> (Host, GuestId) {
+    let options = Options::on("127.0.0.1:0".parse().unwrap(), Identity::generate().unwrap());
+    let host = Host::speaking(protocols, options).await.unwrap();
     let guest: GuestId = "g".parse().unwrap();
     host.admit(&guest, admission(None));
     (host, guest)
