@@ -124,6 +124,9 @@ fn a_host_in_python_that_knows_the_document_only_drives_a_guest() {
     assert_eq!(host.hears("received")["generation"], 1);
     let verified = host.hears("verified");
     assert_eq!(verified["stamp"]["digest"], digits(state_digest(&state)));
+    // One of its routes could have cut the host off.
+    assert_eq!(verified["confirm_within_s"], 15);
+    assert_eq!(host.hears("confirmed")["generation"], 1);
     // The kernel has it.
     let address = place.inside.run("ip address show dev eth0");
     for wanted in ["link/ether 02:42:ac:12:00:02", "inet 172.18.0.2/16", "inet6 fd00:18::2/64"] {
