@@ -3,9 +3,14 @@
 //! redb commits are atomic and durable: after kill -9 or a power failure a change is there whole
 //! or not at all. Records are JSON, so that a newer version can read an older one's.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs::{OpenOptions, Permissions},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::Arc,
+};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, backends::FileBackend};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::engine::record::{Container, Network};
@@ -47,7 +52,13 @@ pub struct Change {
 impl Store {
     /// Opens the database in the file at `path`, or makes it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(redb::Error::from)?;
+        // Tokens are in it, until they are redeemed. Also where an earlier vch made it for everybody.
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        let file = file.map_err(redb::Error::Io)?;
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(redb::Error::Io)?;
+        let backend = FileBackend::new(file).map_err(redb::Error::from)?;
+        let database = Database::builder().create_with_backend(backend).map_err(redb::Error::from)?;
         let store = Self { database: Arc::new(database) };
         // The tables are there from the first reading on.
         store.commit(&Change::default())?;
@@ -149,4 +160,23 @@ impl Change {
 #[expect(clippy::expect_used, reason = "records are maps with string keys, which JSON always has words for")]
 fn json(record: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(record).expect("records can be written")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_database_is_its_owners_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vch.redb");
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        drop(Store::open(&path).unwrap());
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let store = Store::open(&path).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(Store::open(&path).is_err(), "one vch has it at a time");
+        drop(store);
+    }
 }
