@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod credit;
 mod error;
 mod event;
 mod guest;

@@ -1,6 +1,7 @@
 //! One connection from a guest, over any byte stream.
 
 use std::{
+    convert::Infallible,
     io,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -10,19 +11,21 @@ use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{Frame, FrameCodec, FrameError},
     identity::Pin,
+    line::{Line, Step},
     message::{Confirm, FromGuest, FromHost, Hello, MessageError, Ping, Pong, Refused, Sender, Welcome},
     protocols::Protocols,
     value::GuestId,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at},
 };
 use tokio_util::codec::Framed;
 
 use crate::{
     Shared,
     admission::{Entry, Refusal},
+    credit::Credit,
     event::EventKind,
     guest::is_sane,
     outbox::Waiting,
@@ -30,7 +33,8 @@ use crate::{
     tls,
 };
 
-/// How long a stranger may take to say who it is, from its first byte to its hello, and a guest to read what it is sent.
+/// How long a stranger may take to say who it is, from its first byte to its hello, and a guest to
+/// take none of what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Silence of this many heartbeat intervals ends a connection.
 const SILENT_INTERVALS: u32 = 3;
@@ -118,12 +122,8 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     // A guest that lost its connection before it was confirmed can be heard again: so can we.
     let in_force = hello.applied.map(|stamp| Confirm { generation: stamp.generation });
     shared.tell(&guest, EventKind::Connected(hello));
-    if let Some(confirm) = in_force
-        && let Err(broken) = send(&mut stream, confirm.into()).await
-    {
-        tracing::debug!(%guest, peer, "not confirmed: {broken}");
-    }
-    let broken = carry(&mut stream, &guest, number, &shared, waiting).await;
+    let replies = Replies { confirm: in_force, pong: None };
+    let Err(broken) = carry(Line::new(stream, now()), &guest, number, &shared, &waiting, replies).await;
     tracing::debug!(%guest, peer, "disconnected: {broken}");
     let replaced = {
         let mut guests = shared.guests();
@@ -226,123 +226,160 @@ fn agree(hello: &Hello, spoken: Protocols) -> Result<u16, String> {
 
 /// Carries messages both ways until the connection breaks.
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut Stream<S>,
+    mut line: Line<S>,
     guest: &GuestId,
     number: u64,
     shared: &Shared,
-    waiting: Waiting,
-) -> Broken {
+    waiting: &Waiting,
+    mut replies: Replies,
+) -> Result<Infallible, Broken> {
     let heartbeat = Duration::from_millis(shared.heartbeat_ms.into());
     let silence = heartbeat * SILENT_INTERVALS;
     let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut heard, mut nonce) = (Instant::now(), 0);
+    let (mut credit, mut nonce) = (Credit::new(now()), 0);
     loop {
-        let step = tokio::select! {
+        if line.is_free() {
+            for reply in replies.take() {
+                line.put(reply.to_frame(), now())?;
+            }
+        }
+        let free = line.is_free();
+        let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(PATIENCE));
+        // One that says too much is not read for a while.
+        let paused = credit.until(now());
+        tokio::select! {
             // What has been heard counts before silence does.
             biased;
-            frame = stream.next() => match self::heard(frame) {
-                Err(broken) => Err(broken),
-                Ok(frame) => {
-                    heard = Instant::now();
-                    match FromGuest::from_frame(&frame) {
-                        Ok(Some(message)) => match take(message, guest, number, shared) {
-                            Some(reply) => send(stream, reply).await,
-                            None => Ok(()),
-                        },
-                        // Of a later version than ours: it can do without our understanding.
-                        Ok(None) => Ok(()),
-                        Err(error) => Err(error.into()),
+            step = line.step(paused.is_none(), now) => match step.map_err(broken)? {
+                Step::Closed => return Err(Broken::Closed),
+                Step::Sent => {}
+                Step::Heard(frame) => {
+                    credit.spend(frame.payload.len(), now());
+                    // A type or version we do not know: the guest can do without our understanding.
+                    if let Some(message) = FromGuest::from_frame(&frame)? {
+                        take(message, guest, number, shared, &mut replies);
                     }
                 }
             },
-            message = waiting.next() => match message {
-                Some(message) => send(stream, message).await,
-                None => Err(Broken::Replaced),
-            },
-            _ = beat.tick() => {
+            () = sleep_until(paused.unwrap_or(silent_at).into()), if paused.is_some() => {
+                line.sign_of_life(now());
+            }
+            message = waiting.next(), if free => {
+                line.put(message.ok_or(Broken::Replaced)?.to_frame(), now())?;
+            }
+            // Where something is on its way already, that will be heard.
+            _ = beat.tick(), if free => {
                 nonce += 1;
-                if heard.elapsed() > silence {
-                    Err(Broken::Silent(silence))
-                } else {
-                    send(stream, Ping { nonce }.into()).await
+                line.put(FromHost::from(Ping { nonce }).to_frame(), now())?;
+            }
+            () = sleep_until(silent_at.into()), if paused.is_none() => {
+                if line.is_silent(silence, now()) {
+                    return Err(Broken::Silent(silence));
                 }
             }
-        };
-        if let Err(broken) = step {
-            return broken;
+            () = sleep_until(stuck_at.into()), if !free => {
+                if now() >= line.stuck_at(PATIENCE) {
+                    return Err(Broken::Stuck);
+                }
+            }
         }
-        // A guest that floods is heard one message at a time, between everybody else's.
+        // A guest that has much to say is heard one message at a time, between everybody else's.
         tokio::task::yield_now().await;
     }
 }
 
-/// The next frame, or why there is none.
-fn heard(frame: Option<Result<Frame, FrameError>>) -> Result<Frame, Broken> {
-    match frame {
-        None => Err(Broken::Closed),
-        // An agent that was killed says no farewell in TLS. Frames show their own end.
-        Some(Err(FrameError::Io(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(Broken::Closed)
-        }
-        Some(frame) => Ok(frame?),
+/// What a guest is answered as soon as there is room: of each the newest.
+#[derive(Debug, Default)]
+struct Replies {
+    pong: Option<Pong>,
+    confirm: Option<Confirm>,
+}
+
+impl Replies {
+    fn take(&mut self) -> impl Iterator<Item = FromHost> + use<> {
+        let Self { pong, confirm } = std::mem::take(self);
+        pong.map(FromHost::from).into_iter().chain(confirm.map(FromHost::from))
     }
 }
 
-/// Takes note of what a guest says; the reply, where there is one.
-fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared) -> Option<FromHost> {
+/// The time, as it is in tests too.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// The next frame, or why there is none.
+fn heard(frame: Option<Result<Frame, FrameError>>) -> Result<Frame, Broken> {
+    frame.ok_or(Broken::Closed)?.map_err(broken)
+}
+
+/// Why a stream has failed.
+fn broken(error: FrameError) -> Broken {
+    match error {
+        // An agent that was killed says no farewell in TLS. Frames show their own end.
+        FrameError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Closed,
+        error => Broken::Frame(error),
+    }
+}
+
+/// Takes note of what a guest says, and of what it is to be answered.
+fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared, replies: &mut Replies) {
     let mut guests = shared.guests();
     // What an earlier connection still says is nobody's word any more.
-    let record = guests.get_mut(guest).filter(|record| record.is_current(number))?;
-    let (reply, event) = match message {
-        FromGuest::Ping(Ping { nonce }) => (Some(Pong { nonce }.into()), None),
-        // A second greeting means nothing; a pong has done its work by arriving.
-        FromGuest::Pong(_) | FromGuest::Hello(_) => (None, None),
-        FromGuest::Received(received) => {
-            (None, Some(EventKind::Received { generation: received.generation }))
+    let Some(record) = guests.get_mut(guest).filter(|record| record.is_current(number)) else {
+        return;
+    };
+    let event = match message {
+        FromGuest::Ping(Ping { nonce }) => {
+            replies.pong = Some(Pong { nonce });
+            None
         }
+        // A second greeting means nothing; a pong has done its work by arriving.
+        FromGuest::Pong(_) | FromGuest::Hello(_) => None,
+        FromGuest::Received(received) => Some(EventKind::Received { generation: received.generation }),
         FromGuest::Verified(verified) => {
             record.verified(verified.clone());
             // That it was heard is all the guest wants to know.
             let generation = verified.stamp.generation;
-            let confirm = (verified.confirm_within_s > 0).then(|| Confirm { generation }.into());
-            (confirm, Some(EventKind::Verified(verified)))
+            if verified.confirm_within_s > 0 {
+                replies.confirm = Some(Confirm { generation });
+            }
+            Some(EventKind::Verified(verified))
         }
-        FromGuest::HostKeyKept(kept) => (None, Some(EventKind::HostKeyKept { pins: kept.pins })),
+        FromGuest::HostKeyKept(kept) => Some(EventKind::HostKeyKept { pins: kept.pins }),
         FromGuest::Confirmed(confirmed) => {
             record.confirmed(confirmed.generation);
-            (None, None)
+            None
         }
         FromGuest::Failed(failed) => {
             record.failed(failed.clone());
-            (None, Some(EventKind::Failed(failed)))
+            Some(EventKind::Failed(failed))
         }
         FromGuest::NamesApplied(applied) => {
             record.names_applied(applied);
-            (None, Some(EventKind::NamesApplied(applied.stamp)))
+            Some(EventKind::NamesApplied(applied.stamp))
         }
         FromGuest::NamesFailed(failed) => {
             record.names_failed(failed);
-            (None, None)
+            None
         }
         FromGuest::NamesGap(gap) => {
             record.names_gap(&gap);
-            (None, None)
+            None
         }
         FromGuest::Status(status) => {
             let status = Arc::new(status);
             record.reported(Arc::clone(&status));
-            (None, Some(EventKind::Status(status)))
+            Some(EventKind::Status(status))
         }
-        FromGuest::Event(event) => (None, Some(EventKind::Guest(event))),
+        FromGuest::Event(event) => Some(EventKind::Guest(event)),
         // The host program says when it has noted that.
-        FromGuest::WorkloadExited(exited) => (None, Some(EventKind::WorkloadExited(exited.exit))),
+        FromGuest::WorkloadExited(exited) => Some(EventKind::WorkloadExited(exited.exit)),
     };
     drop(guests);
     if let Some(event) = event {
         shared.tell(guest, event);
     }
-    reply
 }
 
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(

@@ -1,8 +1,8 @@
 //! What the two ends of a tether say to each other.
 //!
 //! This crate owns the documents (boot document, desired state, name tables, status), their
-//! limits and checks, the messages that carry them, the codec that turns messages into bytes and
-//! the frames that carry the bytes. Both ends depend on it and never on each other.
+//! limits and checks, the messages that carry them, the codec that turns messages into bytes, the
+//! frames that carry the bytes and the line that carries the frames. Both ends depend on it and never on each other.
 //!
 //! It must not open sockets, read clocks or ask the operating system anything: bytes in, values
 //! out. `docs/protocol.md` describes the same contract for other languages.
@@ -14,6 +14,7 @@ pub mod check;
 pub mod codec;
 pub mod frame;
 pub mod identity;
+pub mod line;
 pub mod message;
 pub mod names;
 pub mod pci;

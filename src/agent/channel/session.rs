@@ -10,6 +10,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{Frame, FrameCodec, FrameError},
+    line::{Line, Step},
     message::{
         FromGuest, FromHost, Hello, HostKeyKept, MessageError, Ping, Pong, Sender, Welcome, WorkloadExited,
     },
@@ -19,13 +20,13 @@ use tether_wire::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval_at, timeout},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
 };
 use tokio_util::codec::Framed;
 
 use super::{Identity, Incoming, Outgoing, QUEUE, Shared, State};
 
-/// How long the host may take to answer the greeting, and either end to take what it is sent.
+/// How long the host may take to answer the greeting, and to take none of what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Silence of this many heartbeat intervals ends a connection.
 const SILENT_INTERVALS: u32 = 3;
@@ -108,7 +109,7 @@ impl Session {
         self.number += 1;
         self.shared.connection.store(self.number, Relaxed);
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms.into());
-        let carried = self.carry(&mut stream, heartbeat).await;
+        let carried = self.carry(Line::new(stream, now()), heartbeat).await;
         self.shared.connection.store(0, Relaxed);
         match carried {
             Ok(()) => End::Lost("the agent is stopping".to_owned()),
@@ -174,22 +175,28 @@ impl Session {
     /// Carries messages both ways, kept events first; `Ok` when the agent itself is going away.
     async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        stream: &mut Stream<S>,
+        mut line: Line<S>,
         heartbeat: Duration,
     ) -> Result<(), Broken> {
-        while let Some(event) = self.kept.pop_front() {
-            send(stream, event).await?;
-        }
         let silence = heartbeat * SILENT_INTERVALS;
         let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut heard, mut nonce) = (Instant::now(), 0);
+        let (mut replies, mut nonce) = (Replies::default(), 0);
         // Whatever the last connection was told, this host has not heard it.
         self.state.mark_changed();
         loop {
             // The host is read only as fast as the agent takes its messages: waiting here for room
             // in the inbox would stop the agent's own words, for which it may be waiting.
             let room = self.inbox.capacity() > 0;
+            if line.is_free() {
+                let replies = replies.take();
+                let event = replies.is_empty().then(|| self.kept.pop_front()).flatten();
+                for message in replies.into_iter().chain(event) {
+                    line.put(message.to_frame(), now())?;
+                }
+            }
+            let free = line.is_free();
+            let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(PATIENCE));
             tokio::select! {
                 // In this order: what has been heard counts before silence does, and an event
                 // (the workload has started) goes before the state (it has ended).
@@ -198,17 +205,17 @@ impl Session {
                     if permit.is_err() {
                         return Ok(());
                     }
-                    heard = Instant::now();
+                    line.sign_of_life(now());
                 }
-                frame = stream.next(), if room => {
-                    let frame = self::heard(frame)?;
-                    heard = Instant::now();
-                    match FromHost::from_frame(&frame)? {
-                        Some(FromHost::Ping(Ping { nonce })) => send(stream, Pong { nonce }).await?,
+                step = line.step(room, now) => match step.map_err(broken)? {
+                    Step::Closed => return Err(Broken::Closed),
+                    Step::Sent => {}
+                    Step::Heard(frame) => match FromHost::from_frame(&frame)? {
+                        Some(FromHost::Ping(Ping { nonce })) => replies.pong = Some(Pong { nonce }),
                         Some(FromHost::Pong(_)) => {}
                         Some(FromHost::HostKey(told)) => {
                             if self.identity.trust(&told.pins) {
-                                send(stream, HostKeyKept { pins: told.pins }).await?;
+                                replies.host_key_kept = Some(HostKeyKept { pins: told.pins });
                             }
                         }
                         Some(message) => {
@@ -217,46 +224,75 @@ impl Session {
                             }
                         }
                         None => drop(self.shared.skipped.fetch_add(1, Relaxed)),
-                    }
-                }
-                outgoing = self.outbox.recv() => match outgoing {
+                    },
+                },
+                outgoing = self.outbox.recv(), if free => match outgoing {
                     Some(Outgoing { connection: Some(other), .. }) if other != self.number => {}
-                    Some(outgoing) => send(stream, outgoing.message).await?,
+                    Some(outgoing) => line.put(outgoing.message.to_frame(), now())?,
                     None => return Ok(()),
                 },
-                changed = self.state.changed() => {
+                changed = self.state.changed(), if free => {
                     if changed.is_err() {
                         return Ok(());
                     }
                     let state = self.state.borrow_and_update().clone();
                     if let Some(status) = state.status {
-                        send(stream, Arc::unwrap_or_clone(status)).await?;
+                        line.put(FromGuest::from(Arc::unwrap_or_clone(status)).to_frame(), now())?;
                     }
                     if let Some(exit) = state.exit.filter(|_| !state.exit_seen) {
-                        send(stream, WorkloadExited { exit }).await?;
+                        line.put(FromGuest::from(WorkloadExited { exit }).to_frame(), now())?;
                     }
                 }
-                _ = beat.tick() => {
-                    if room && heard.elapsed() > silence {
+                // Where something is on its way already, that will be heard.
+                _ = beat.tick(), if free => {
+                    nonce += 1;
+                    line.put(FromGuest::from(Ping { nonce }).to_frame(), now())?;
+                }
+                () = sleep_until(silent_at.into()), if room => {
+                    if line.is_silent(silence, now()) {
                         return Err(Broken::Silent(silence));
                     }
-                    nonce += 1;
-                    send(stream, Ping { nonce }).await?;
+                }
+                () = sleep_until(stuck_at.into()), if !free => {
+                    if now() >= line.stuck_at(PATIENCE) {
+                        return Err(Broken::Stuck);
+                    }
                 }
             }
         }
     }
 }
 
+/// What the host is answered as soon as there is room: of each the newest.
+#[derive(Debug, Default)]
+struct Replies {
+    pong: Option<Pong>,
+    host_key_kept: Option<HostKeyKept>,
+}
+
+impl Replies {
+    fn take(&mut self) -> Vec<FromGuest> {
+        let Self { pong, host_key_kept } = std::mem::take(self);
+        pong.map(FromGuest::from).into_iter().chain(host_key_kept.map(FromGuest::from)).collect()
+    }
+}
+
+/// The time, as it is in tests too.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
 /// The next frame, or why there is none.
 fn heard(frame: Option<Result<Frame, FrameError>>) -> Result<Frame, Broken> {
-    match frame {
-        None => Err(Broken::Closed),
+    frame.ok_or(Broken::Closed)?.map_err(broken)
+}
+
+/// Why a stream has failed.
+fn broken(error: FrameError) -> Broken {
+    match error {
         // A host that was killed says no farewell in TLS. Frames show their own end.
-        Some(Err(FrameError::Io(error))) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(Broken::Closed)
-        }
-        Some(frame) => Ok(frame?),
+        FrameError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Broken::Closed,
+        error => Broken::Frame(error),
     }
 }
 
@@ -271,24 +307,16 @@ fn check_welcome(welcome: Welcome, offered: Protocols) -> Result<Welcome, String
     Ok(welcome)
 }
 
-async fn send<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut Stream<S>,
-    message: impl Into<FromGuest>,
-) -> Result<(), Broken> {
-    match timeout(PATIENCE, stream.send(message.into().to_frame())).await {
-        Ok(sent) => Ok(sent?),
-        Err(_) => Err(Broken::Stuck),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tether_wire::{
         boot::Tether,
         identity::{JoinToken, Pin},
-        message::{HostKey, Received},
+        message::{Apply, HostKey, Received},
+        state::DesiredState,
+        status::{Condition, Status},
     };
-    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
 
@@ -296,7 +324,7 @@ mod tests {
         session: Session,
         inbox: mpsc::Receiver<Incoming>,
         outbox: mpsc::Sender<Outgoing>,
-        _state: watch::Sender<State>,
+        state: watch::Sender<State>,
         _directory: tempfile::TempDir,
         stream: DuplexStream,
         host: Stream<DuplexStream>,
@@ -336,7 +364,7 @@ mod tests {
             },
             inbox,
             outbox,
-            _state: state,
+            state,
             _directory: directory,
             stream,
             host: Framed::new(host, Sender::Guest.codec()),
@@ -535,5 +563,85 @@ mod tests {
         };
         let (_, ()) = tokio::join!(ends.session.run(ends.stream), host);
         assert_eq!(ends.session.shared.skipped.load(Relaxed), 1);
+    }
+
+    /// A status of some megabytes.
+    fn long_status() -> Status {
+        let condition = Condition { part: "x".repeat(1_000), message: "y".repeat(1_000) };
+        Status { conditions: vec![condition; 1_500], ..Status::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_sends_megabytes_while_it_is_sent_megabytes_is_heard() {
+        let mut ends = ends();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            ends.state.send_modify(|state| state.status = Some(Arc::new(long_status())));
+            let state = DesiredState { domain: "z".repeat(3_000_000), ..DesiredState::default() };
+            // It does not read before it has sent this.
+            say(&mut ends.host, Apply { generation: 1, state }).await;
+            assert_eq!(hear(&mut ends.host).await, long_status().into());
+            assert!(matches!(ends.inbox.recv().await.unwrap().message, FromHost::Apply(_)));
+            drop(ends.host);
+        };
+        let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
+        assert_eq!(end.to_string(), "the tether is lost: the host has closed it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_reads_slowly_is_waited_for_and_one_that_does_not_read_is_not() {
+        let mut ends = ends();
+        let began = Instant::now();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            ends.state.send_modify(|state| state.status = Some(Arc::new(long_status())));
+            let mut some = vec![0; 1 << 16];
+            for _ in 0..40 {
+                for nonce in 0..4 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    say(&mut ends.host, Ping { nonce }).await;
+                }
+                ends.host.get_mut().read_exact(&mut some).await.unwrap();
+            }
+            for nonce in 0.. {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if ends.host.send(FromHost::from(Ping { nonce }).to_frame()).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let run = async {
+            let end = ends.session.run(ends.stream).await;
+            (end.to_string(), began.elapsed().as_secs())
+        };
+        let ((end, after), ()) = tokio::join!(run, host);
+        assert_eq!(end, "the tether is lost: the host does not read");
+        assert!((170..=171).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_pings_are_answered_by_the_newest_pong() {
+        let mut ends = ends();
+        let host = async {
+            hear(&mut ends.host).await;
+            say(&mut ends.host, WELCOME).await;
+            // Far more than the stream holds, and nothing is read meanwhile.
+            for nonce in 1..=100_000 {
+                say(&mut ends.host, Ping { nonce }).await;
+            }
+            let mut pongs = 0;
+            while let FromGuest::Pong(pong) = hear(&mut ends.host).await {
+                pongs += 1;
+                if pong.nonce == 100_000 {
+                    break;
+                }
+            }
+            assert!(pongs < 10_000, "{pongs}");
+            drop(ends.host);
+        };
+        let (end, ()) = tokio::join!(ends.session.run(ends.stream), host);
+        assert!(end.was_welcome(), "{end}");
     }
 }

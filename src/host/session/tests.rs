@@ -6,7 +6,7 @@ use tether_wire::identity::JoinToken;
 use tether_wire::{
     message::{Names, NamesApplied, NamesDelta, NamesGap},
     names::{EndpointNames, NameTables, NetworkNames, Summary},
-    status::Stamp,
+    status::{Condition, Stamp, Status},
 };
 use tokio::io::DuplexStream;
 
@@ -273,4 +273,48 @@ async fn guests_are_told_of_the_hosts_keys() {
     assert_eq!(by_the_next.hear().await, HostKey { pins: vec![next.pin()] }.into());
     let kept = told(&mut events).into_iter().find(|told| told.contains("host_key_kept"));
     assert!(kept.unwrap().contains(&next.pin().to_string()));
+}
+
+/// Name tables of some megabytes.
+fn long_tables() -> NameTables {
+    let endpoint = |n| EndpointNames { names: vec![format!("{n:040}")], ..EndpointNames::default() };
+    let endpoints = (0..50_000).map(endpoint).collect();
+    let network = NetworkNames { network: "net".into(), endpoints, ..NetworkNames::default() };
+    NameTables { networks: vec![network], ..NameTables::default() }
+}
+
+/// A status of some megabytes.
+fn long_status() -> Status {
+    let condition = Condition { part: "x".repeat(1_000), message: "y".repeat(1_000) };
+    Status { conditions: vec![condition; 1_500], ..Status::default() }
+}
+
+#[tokio::test]
+async fn a_guest_that_sends_megabytes_while_it_is_sent_megabytes_is_heard() {
+    let (host, guest) = host().await;
+    let mut fake = Fake::dial(&host, &guest).await;
+    let update = tokio::spawn(host.update_names(&guest, long_tables()));
+    tokio::task::yield_now().await;
+    // It does not read before it has sent this.
+    fake.say(long_status()).await;
+    assert_eq!(fake.take_names().await, "names");
+    update.await.unwrap().unwrap();
+    assert_eq!(*host.status(&guest).unwrap(), long_status());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_floods_is_slowed_down_and_its_words_are_not_lost() {
+    let (host, guest) = host().await;
+    let mut fake = Fake::dial(&host, &guest).await;
+    let began = Instant::now();
+    for nonce in 0..20_000 {
+        fake.say(tether_wire::message::Pong { nonce }).await;
+    }
+    fake.say(long_status()).await;
+    while host.status(&guest).is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // 1,024 each second, and 2,048 at once.
+    let took = began.elapsed().as_secs();
+    assert!((17..20).contains(&took), "{took}");
 }

@@ -1,0 +1,78 @@
+//! How much one guest may say: what it says beyond that waits in its own kernel.
+//!
+//! Values only: the time is an argument.
+
+use std::time::{Duration, Instant};
+
+/// What a guest may say in a second, in bytes.
+const EACH_SECOND: u64 = 4 << 20;
+/// What one that has been quiet may say at once: two of the longest messages.
+const AT_ONCE: usize = 8 << 20;
+/// What a message counts for at least: a short one costs the host more than its bytes.
+const LEAST: usize = 4 << 10;
+
+/// How much a guest may still say before it is made to wait.
+#[derive(Debug)]
+pub(crate) struct Credit {
+    /// When all of it will be there again, unless more is spent.
+    full: Instant,
+}
+
+impl Credit {
+    /// All of it.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { full: now }
+    }
+
+    /// The guest has said a message of so many bytes.
+    pub(crate) fn spend(&mut self, bytes: usize, now: Instant) {
+        self.full = self.full.max(now) + earned(bytes.max(LEAST));
+    }
+
+    /// Until when it is not listened to, where it has said too much.
+    pub(crate) fn until(&self, now: Instant) -> Option<Instant> {
+        let wait = self.full.saturating_duration_since(now).saturating_sub(earned(AT_ONCE));
+        (!wait.is_zero()).then(|| now + wait)
+    }
+}
+
+/// The time in which one may say so much.
+fn earned(bytes: usize) -> Duration {
+    Duration::from_nanos(bytes as u64 * 1_000_000_000 / EACH_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many messages of this length a guest can say in so many seconds.
+    fn said(length: usize, seconds: u64) -> usize {
+        let mut now = Instant::now();
+        let (mut credit, end, mut said) = (Credit::new(now), now + Duration::from_secs(seconds), 0);
+        while now < end {
+            if let Some(until) = credit.until(now) {
+                now = until;
+            } else {
+                credit.spend(length, now);
+                said += 1;
+            }
+        }
+        said
+    }
+
+    #[test]
+    fn a_flood_is_slowed_down_and_what_guests_say_is_not() {
+        // Two seconds' worth at once, one more for each second.
+        assert!(said(10, 10).abs_diff(12 * 1_024) < 10, "{}", said(10, 10));
+        assert!(said(4 << 20, 10).abs_diff(12) <= 2, "{}", said(4 << 20, 10));
+        let start = Instant::now();
+        let mut credit = Credit::new(start);
+        for second in 0..100 {
+            let now = start + Duration::from_secs(second);
+            for _ in 0..1_000 {
+                assert_eq!(credit.until(now), None);
+                credit.spend(100, now);
+            }
+        }
+    }
+}
