@@ -37,6 +37,9 @@ pub(crate) struct Guest {
     pub(crate) status: Option<Arc<Status>>,
     state: Wanted<DesiredState, Verified, ApplyError>,
     names: WantedNames,
+    /// The newest tables that it has said it has: when it comes back with them, it is sent what has
+    /// changed since.
+    had_names: Option<Tables>,
     /// What the guest has verified, and waits to be confirmed.
     unconfirmed: Option<Verified>,
     /// Its connection and the number that tells it from earlier ones.
@@ -118,12 +121,25 @@ impl Guest {
     /// own for it.
     pub(crate) fn connected(&mut self, number: u64, hello: &Hello) -> Waiting {
         let (outbox, waiting) = outbox();
+        if let Some(has) = hello.names
+            && let Some(tables) = self.known_names(has)
+        {
+            // Whoever waits for its word about what it has gets it about a change of nothing.
+            self.names.renumber(has);
+            outbox.names_known(has.generation, tables);
+        }
         resync_names(&mut self.names, &outbox, hello.names);
         if let Some((generation, state)) = self.state.resync(hello.applied) {
             outbox.state(Apply { generation, state });
         }
         self.connection = Some((number, outbox));
         waiting
+    }
+
+    /// The tables that a guest has which says it `has` these, where they are still known.
+    fn known_names(&self, has: Stamp) -> Option<Tables> {
+        let wanted = self.names.document.as_ref().map(|(_, tables)| tables);
+        wanted.into_iter().chain(&self.had_names).find(|tables| tables.stamp(has.generation) == has).cloned()
     }
 
     /// Whether this is the guest's connection, and not one that another has replaced.
@@ -172,6 +188,11 @@ impl Guest {
     }
 
     pub(crate) fn names_applied(&mut self, applied: NamesApplied) {
+        if let Some((wanted, tables)) = &self.names.document
+            && *wanted == applied.stamp
+        {
+            self.had_names = Some(tables.clone());
+        }
         self.names.answered(|wanted| wanted == applied.stamp, Ok(applied));
     }
 

@@ -82,6 +82,18 @@ impl<D: Clone, T, E> Wanted<D, T, E> {
         (!in_force || self.waiting.is_some()).then(|| (stamp.generation, document.clone()))
     }
 
+    /// Where somebody waits for the guest's word about what it `has` already: from now on they wait
+    /// for it under a number that nobody has used.
+    pub(crate) fn renumber(&mut self, has: Stamp) {
+        if let Some((stamp, _)) = &mut self.document
+            && self.waiting.is_some()
+            && stamp.digest == has.digest
+        {
+            self.highest = self.highest.max(has.generation) + 1;
+            stamp.generation = self.highest;
+        }
+    }
+
     /// The guest's answer about the document with this stamp: who waits for it hears it.
     pub(crate) fn answered(&mut self, is_it: impl Fn(Stamp) -> bool, answer: Result<T, E>) {
         let wanted = self.document.as_ref().is_some_and(|(stamp, _)| is_it(*stamp));

@@ -249,9 +249,29 @@ fn a_guest_that_has_the_names_is_sent_what_changes() {
     assert_eq!(said(&queue), Said::Nothing);
     drop(guest.want_names(&tables(&["b", "c"])));
     assert_eq!(said(&queue), delta(41, 42, &[], &["c"]));
-    // Unless somebody waits for its word.
+    // Where somebody waits for its word, a change of nothing asks for that.
     let queue = guest.connected(3, &hello(Some(stamp(42, &["b", "c"]))));
-    assert_eq!(said(&queue), whole(42, &["b", "c"]));
+    assert_eq!(said(&queue), delta(42, 43, &[], &[]));
+}
+
+#[test]
+fn a_guest_that_was_away_is_sent_what_has_changed_meanwhile() {
+    let (mut guest, _queue) = sent_b();
+    guest.names_applied(NamesApplied { stamp: stamp(1, &["b"]) });
+    guest.disconnected();
+    let mut answer = guest.want_names(&tables(&["c"]));
+    drop(guest.want_names(&tables(&["b", "d"])));
+    assert!(answer.try_recv().is_err());
+    let queue = guest.connected(2, &hello(Some(stamp(1, &["b"]))));
+    assert_eq!(said(&queue), delta(1, 3, &[], &["d"]));
+    // Sent, but never heard of again.
+    let queue = guest.connected(3, &hello(Some(stamp(1, &["b"]))));
+    assert_eq!(said(&queue), delta(1, 3, &[], &["d"]));
+    // It has lost them, or has others.
+    let queue = guest.connected(4, &hello(None));
+    assert_eq!(said(&queue), whole(3, &["b", "d"]));
+    let queue = guest.connected(5, &hello(Some(stamp(1, &["x"]))));
+    assert_eq!(said(&queue), whole(3, &["b", "d"]));
 }
 
 #[test]
