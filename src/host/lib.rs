@@ -50,6 +50,7 @@ mod session;
 mod strangers;
 mod tables;
 mod tls;
+mod turned_away;
 mod wanted;
 
 use std::{
@@ -85,6 +86,7 @@ use session::Stranger;
 use state::DesiredState;
 use status::Status;
 use strangers::Strangers;
+use turned_away::TurnedAway;
 
 /// Events that wait for a slow subscriber before it loses the oldest.
 const EVENTS: usize = 4_096;
@@ -127,6 +129,7 @@ struct Shared {
     keys: Mutex<Keys>,
     /// Counts connections.
     connections: AtomicU64,
+    turned_away: TurnedAway,
     events: broadcast::Sender<Event>,
 }
 
@@ -157,6 +160,7 @@ impl Host {
             guests: Mutex::default(),
             keys: Mutex::new(Keys::new(options.identity)),
             connections: AtomicU64::new(0),
+            turned_away: TurnedAway::default(),
             events: broadcast::channel(EVENTS).0,
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -283,6 +287,14 @@ impl Host {
         self.shared.guests().get(guest)?.status.clone()
     }
 
+    /// How many connections have ended, since this host began, before it was known who they are: no
+    /// TLS or none with this host, a recorded session that was played again, garbage, nothing for
+    /// 10 s, too many at one time. There is no guest to be told of; the log has a line about them
+    /// every 10 s at most.
+    pub fn turned_away(&self) -> u64 {
+        self.shared.turned_away.count()
+    }
+
     /// Everything that happens from now on, for all guests. A subscriber that falls 4,096 events
     /// behind loses the oldest and is told how many
     /// ([`RecvError::Lagged`](broadcast::error::RecvError::Lagged)).
@@ -307,6 +319,14 @@ impl Shared {
         self.connections.fetch_add(1, Relaxed)
     }
 
+    /// Turns away somebody who has not shown who they are.
+    fn turn_away(&self, peer: &str, why: &dyn std::fmt::Display) {
+        tracing::debug!(peer, "turned away: {why}");
+        if let Some(count) = self.turned_away.another(std::time::Instant::now()) {
+            tracing::warn!(count, peer, "turned away, not known who they are; the last: {why}");
+        }
+    }
+
     fn tell(&self, guest: &GuestId, kind: EventKind) {
         // Nobody listening is fine.
         let _ = self.events.send(Event { guest: guest.clone(), kind });
@@ -328,7 +348,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 // Hung up on at once where there are too many: a guest comes again.
-                let Some(place) = strangers.enter(peer.ip()) else { continue };
+                let Some(place) = strangers.enter(peer.ip()) else {
+                    shared.turn_away(&peer.to_string(), &"too many at one time");
+                    continue;
+                };
                 // Small messages are to go at once.
                 let _ = stream.set_nodelay(true);
                 let stranger = Stranger::new(peer.to_string(), place);

@@ -91,9 +91,8 @@ pub(crate) async fn secured<S: AsyncRead + AsyncWrite + Unpin>(
     let server = shared.keys().server();
     match timeout_at(stranger.deadline, tls::accept(stream, server)).await {
         Ok(Ok((stream, key))) => run(stream, key, shared, stranger).await,
-        // Whoever can reach the port could fill the log.
-        Ok(Err(error)) => tracing::debug!(peer, "no TLS: {error}"),
-        Err(_) => tracing::debug!(peer, "{}", Broken::NoHelloInTime),
+        Ok(Err(error)) => shared.turn_away(peer, &format_args!("no TLS: {error}")),
+        Err(_) => shared.turn_away(peer, &Broken::NoHelloInTime),
     }
 }
 
@@ -108,8 +107,10 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     let mut stream = Framed::new(stream, Sender::Stranger.codec());
     let (guest, hello) = match timeout_at(deadline, greet(&mut stream, key, &peer, &shared)).await {
         Ok(Ok(greeted)) => greeted,
-        Ok(Err(broken)) => return tracing::debug!(peer, "{broken}"),
-        Err(_) => return tracing::debug!(peer, "{}", Broken::NoHelloInTime),
+        // Somebody who has said it, and was told why not: the host program knows.
+        Ok(Err(refused @ Broken::Refused(_))) => return tracing::debug!(peer, "{refused}"),
+        Ok(Err(broken)) => return shared.turn_away(&peer, &broken),
+        Err(_) => return shared.turn_away(&peer, &Broken::NoHelloInTime),
     };
     drop(place);
     // From here on as long messages as any guest's.
