@@ -10,6 +10,9 @@ const EACH_SECOND: u64 = 4 << 20;
 const AT_ONCE: usize = 8 << 20;
 /// What a message counts for at least: a short one costs the host more than its bytes.
 const LEAST: usize = 4 << 10;
+/// The part of a thread's time that one guest may take: a message can be made to cost far more than
+/// its bytes.
+const SHARE: u32 = 16;
 
 /// How much a guest may still say before it is made to wait.
 #[derive(Debug)]
@@ -24,9 +27,9 @@ impl Credit {
         Self { full: now }
     }
 
-    /// The guest has said a message of so many bytes.
-    pub(crate) fn spend(&mut self, bytes: usize, now: Instant) {
-        self.full = self.full.max(now) + earned(bytes.max(LEAST));
+    /// The guest has said a message of so many bytes, and it took so long to take note of it.
+    pub(crate) fn spend(&mut self, bytes: usize, took: Duration, now: Instant) {
+        self.full = self.full.max(now) + earned(bytes.max(LEAST)).max(took * SHARE);
     }
 
     /// Until when it is not listened to, where it has said too much.
@@ -45,15 +48,15 @@ fn earned(bytes: usize) -> Duration {
 mod tests {
     use super::*;
 
-    /// How many messages of this length a guest can say in so many seconds.
-    fn said(length: usize, seconds: u64) -> usize {
+    /// How many messages of this length, which take so long, a guest can say in so many seconds.
+    fn said(length: usize, took: Duration, seconds: u64) -> usize {
         let mut now = Instant::now();
         let (mut credit, end, mut said) = (Credit::new(now), now + Duration::from_secs(seconds), 0);
         while now < end {
             if let Some(until) = credit.until(now) {
                 now = until;
             } else {
-                credit.spend(length, now);
+                credit.spend(length, took, now);
                 said += 1;
             }
         }
@@ -63,15 +66,21 @@ mod tests {
     #[test]
     fn a_flood_is_slowed_down_and_what_guests_say_is_not() {
         // Two seconds' worth at once, one more for each second.
-        assert!(said(10, 10).abs_diff(12 * 1_024) < 10, "{}", said(10, 10));
-        assert!(said(4 << 20, 10).abs_diff(12) <= 2, "{}", said(4 << 20, 10));
+        for (length, took, each_second, more) in [
+            (10, Duration::ZERO, 1_024, 10),
+            (4 << 20, Duration::ZERO, 1, 2),
+            (10, Duration::from_millis(20), 3, 2),
+        ] {
+            let said = said(length, took, 10);
+            assert!(said.abs_diff(12 * each_second) <= more, "{length} {took:?}: {said}");
+        }
         let start = Instant::now();
         let mut credit = Credit::new(start);
         for second in 0..100 {
             let now = start + Duration::from_secs(second);
             for _ in 0..1_000 {
                 assert_eq!(credit.until(now), None);
-                credit.spend(100, now);
+                credit.spend(100, Duration::from_micros(50), now);
             }
         }
     }

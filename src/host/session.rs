@@ -256,11 +256,12 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 Step::Closed => return Err(Broken::Closed),
                 Step::Sent => {}
                 Step::Heard(frame) => {
-                    credit.spend(frame.payload.len(), now());
+                    let began = now();
                     // A type or version we do not know: the guest can do without our understanding.
                     if let Some(message) = FromGuest::from_frame(&frame)? {
                         take(message, guest, number, shared, &mut replies);
                     }
+                    credit.spend(frame.payload.len(), now() - began, now());
                 }
             },
             () = sleep_until(paused.unwrap_or(silent_at).into()), if paused.is_some() => {
