@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking, and says what it expected")]
 
 mod air;
+mod crowd;
 mod cuts;
 mod forgeries;
 mod place;
