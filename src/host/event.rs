@@ -10,14 +10,35 @@ use tether_wire::{
     value::GuestId,
 };
 
+use crate::unheard::Weight;
+
 /// Something that happened to a guest.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Event {
     /// To whom. For a stranger that was refused: who it said it was.
     pub guest: GuestId,
+    /// How many events of this guest were dropped before this one: it said more than the host program
+    /// listened to. 1 MiB of what one guest says waits, 256 events at most.
+    #[serde(skip_serializing_if = "is_none")]
+    pub dropped: u64,
     /// What.
     #[serde(flatten)]
     pub kind: EventKind,
+    /// Of what a guest said: its part of what may wait.
+    #[serde(skip)]
+    pub(crate) _weight: Option<Weight>,
+}
+
+impl Clone for Event {
+    /// What a subscriber has does not wait any more, however long it is kept.
+    fn clone(&self) -> Self {
+        Self { guest: self.guest.clone(), dropped: self.dropped, kind: self.kind.clone(), _weight: None }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's way")]
+fn is_none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What can happen to a guest.

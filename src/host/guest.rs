@@ -19,6 +19,7 @@ use crate::{
     error::{ApplyError, NamesError},
     outbox::{Outbox, Waiting, fits, outbox},
     tables::Tables,
+    unheard::Unheard,
     wanted::Wanted,
 };
 
@@ -33,6 +34,8 @@ type WantedNames = Wanted<Tables, NamesApplied, NamesError>;
 pub(crate) struct Guest {
     /// What it is let in by; `None`: it is not.
     pub(crate) enrolment: Option<Enrolment>,
+    /// What it has said that nobody has heard yet.
+    pub(crate) unheard: Unheard,
     /// Its newest status.
     pub(crate) status: Option<Arc<Status>>,
     state: Wanted<DesiredState, Verified, ApplyError>,

@@ -51,6 +51,7 @@ mod strangers;
 mod tables;
 mod tls;
 mod turned_away;
+mod unheard;
 mod wanted;
 
 use std::{
@@ -87,6 +88,7 @@ use state::DesiredState;
 use status::Status;
 use strangers::Strangers;
 use turned_away::TurnedAway;
+use unheard::Weight;
 
 /// Events that wait for a slow subscriber before it loses the oldest.
 const EVENTS: usize = 4_096;
@@ -297,7 +299,8 @@ impl Host {
 
     /// Everything that happens from now on, for all guests. A subscriber that falls 4,096 events
     /// behind loses the oldest and is told how many
-    /// ([`RecvError::Lagged`](broadcast::error::RecvError::Lagged)).
+    /// ([`RecvError::Lagged`](broadcast::error::RecvError::Lagged)); of one guest that says much while
+    /// nobody listens the newest are dropped before that ([`Event::dropped`]).
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
     }
@@ -329,7 +332,14 @@ impl Shared {
 
     fn tell(&self, guest: &GuestId, kind: EventKind) {
         // Nobody listening is fine.
-        let _ = self.events.send(Event { guest: guest.clone(), kind });
+        let _ = self.events.send(Event { guest: guest.clone(), dropped: 0, kind, _weight: None });
+    }
+
+    /// Tells what a guest has said.
+    fn pass_on(&self, guest: &GuestId, (weight, dropped): (Weight, u64), kind: EventKind) {
+        let event = Event { guest: guest.clone(), dropped, kind, _weight: Some(weight) };
+        // As above; it weighs nothing then.
+        let _ = self.events.send(event);
     }
 }
 

@@ -259,7 +259,8 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                     let began = now();
                     // A type or version we do not know: the guest can do without our understanding.
                     if let Some(message) = FromGuest::from_frame(&frame)? {
-                        take(message, guest, number, shared, &mut replies);
+                        let length = frame.payload.len();
+                        take(message, length, guest, number, shared, &mut replies);
                     }
                     credit.spend(frame.payload.len(), now() - began, now());
                 }
@@ -324,8 +325,15 @@ fn broken(error: FrameError) -> Broken {
     }
 }
 
-/// Takes note of what a guest says, and of what it is to be answered.
-fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared, replies: &mut Replies) {
+/// Takes note of what a guest says in so many bytes, and of what it is to be answered.
+fn take(
+    message: FromGuest,
+    length: usize,
+    guest: &GuestId,
+    number: u64,
+    shared: &Shared,
+    replies: &mut Replies,
+) {
     let mut guests = shared.guests();
     // What an earlier connection still says is nobody's word any more.
     let Some(record) = guests.get_mut(guest).filter(|record| record.is_current(number)) else {
@@ -378,9 +386,13 @@ fn take(message: FromGuest, guest: &GuestId, number: u64, shared: &Shared, repli
         // The host program says when it has noted that.
         FromGuest::WorkloadExited(exited) => Some(EventKind::WorkloadExited(exited.exit)),
     };
+    let event = event.and_then(|event| {
+        let once = matches!(event, EventKind::WorkloadExited(_));
+        record.unheard.another(length, once).map(|place| (place, event))
+    });
     drop(guests);
-    if let Some(event) = event {
-        shared.tell(guest, event);
+    if let Some((place, event)) = event {
+        shared.pass_on(guest, place, event);
     }
 }
 

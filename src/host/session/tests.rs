@@ -318,3 +318,30 @@ async fn one_that_floods_is_slowed_down_and_its_words_are_not_lost() {
     let took = began.elapsed().as_secs();
     assert!((17..20).contains(&took), "{took}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_says_much_while_nobody_listens_takes_no_others_places() {
+    use tether_wire::message::{Exit, Received, WorkloadExited};
+    let (host, guest) = host().await;
+    let mut events = host.events();
+    let other: GuestId = "other".parse().unwrap();
+    host.admit(&other, admission(None));
+    let (mut fake, mut quiet) = (Fake::dial(&host, &guest).await, Fake::dial(&host, &other).await);
+    quiet.say(Received { generation: 7 }).await;
+    for generation in 0..10_000 {
+        fake.say(Received { generation }).await;
+    }
+    fake.say(WorkloadExited { exit: Exit::Code(3) }).await;
+    // It is read at 1,024 messages a second.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let (mut its, mut others, mut exit) = (0, 0, None);
+    while let Ok(event) = events.try_recv() {
+        match event.kind {
+            EventKind::Received { .. } if event.guest == guest => its += 1,
+            EventKind::Received { generation } => others += generation,
+            EventKind::WorkloadExited(Exit::Code(code)) => exit = Some((code, event.dropped)),
+            _ => {}
+        }
+    }
+    assert_eq!((its, others, exit), (256, 7, Some((3, 9_744))));
+}
