@@ -62,7 +62,7 @@ impl Weather {
 pub(crate) struct Carried {
     /// How many have arrived.
     pub(crate) frames: u64,
-    /// How many bytes they had.
+    /// How many bytes TCP carried in them, those that were sent again included.
     pub(crate) bytes: u64,
     /// The longest, in bytes.
     pub(crate) longest: u64,
@@ -205,13 +205,26 @@ impl Carrier {
     fn deliver(&mut self, way: usize, frame: &[u8]) {
         // A device that is down takes nothing.
         if self.taps[1 - way].write(frame).is_ok() {
-            let length = u64::try_from(frame.len() - HEADER).expect("short");
+            let frame = &frame[HEADER..];
             let carried = &mut self.ways.lock().expect("no panic")[way].1;
             carried.frames += 1;
-            carried.bytes += length;
-            carried.longest = carried.longest.max(length);
+            carried.bytes += payload(frame).unwrap_or_default();
+            carried.longest = carried.longest.max(u64::try_from(frame.len()).expect("short"));
         }
     }
+}
+
+/// How many bytes TCP over IPv4 carries in a frame.
+fn payload(frame: &[u8]) -> Option<u64> {
+    let ip = frame.get(14..)?;
+    let (version, protocol) = (ip.first()?, ip.get(9)?);
+    if version >> 4 != 4 || *protocol != 6 {
+        return None;
+    }
+    let total = u64::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]));
+    let header = version & 15;
+    let tcp = ip.get(usize::from(header) * 4 + 12)? >> 4;
+    total.checked_sub(u64::from(header + tcp) * 4)
 }
 
 /// Numbers that are random enough, and the same for the same seed (xorshift64*, Vigna 2016).

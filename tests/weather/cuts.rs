@@ -22,7 +22,7 @@ const NOTICED: Duration = Duration::from_secs(3 + 3);
 /// The longest wait between two attempts, the longest attempt, and what a busy machine takes.
 const BACK: Duration = Duration::from_secs(10 + 4 + 5);
 /// As in a storm.
-const LITTLE: u64 = 8_000;
+const LITTLE: u64 = 2_000;
 
 /// A guest with 1,000 routes and 1,000 names.
 fn driven(seed: u64) -> (Place, HostProgram, Process) {

@@ -13,8 +13,8 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How many times names are changed.
 const CHANGES: usize = 20;
-/// What a handshake, a greeting and one changed name are at most, in bytes of frames to the guest.
-const LITTLE: u64 = 8_000;
+/// What a handshake, a greeting and one changed name are at most, in bytes to the guest.
+const LITTLE: u64 = 2_000;
 
 /// A guest is enrolled in this weather, is given documents, has its names changed, comes back.
 fn endures(place: &Place, weather: Weather, routes: usize, endpoints: usize) {
