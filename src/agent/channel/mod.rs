@@ -21,19 +21,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustls::ClientConfig;
 use tether_wire::{
-    boot::Tether,
     message::{Event, EventKind, Exit, FromGuest, FromHost},
     protocols::Protocols,
     status::{Stamp, Status},
     value::GuestId,
 };
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     sync::{mpsc, watch},
 };
-use tokio_rustls::client::TlsStream;
 
 use crate::{
     management::{Management, Namespace},
@@ -107,6 +104,42 @@ impl Channel {
         tether: Tether,
         namespace: Option<Arc<Namespace>>,
     ) -> io::Result<Self> {
+        let (channel, session) = Self::new(guest, identity);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let thread = move || {
+            let entered = namespace.map_or(Ok(()), |namespace| namespace.enter());
+            let management = {
+                let _context = runtime.enter();
+                entered.and_then(|()| Management::new(tether))
+            };
+            match management {
+                Ok(management) => {
+                    drop(begun.send(Ok(())));
+                    runtime.block_on(keep_connected(session, || dial::by(&management)));
+                }
+                Err(error) => drop(begun.send(Err(error))),
+            }
+        };
+        thread::Builder::new().name("channel".to_owned()).spawn(thread)?;
+        has_begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
+        Ok(channel)
+    }
+
+    /// As [`start`](Self::start), in a task, over streams that `connect` makes, one after the
+    /// other; or it says in one line what stands in the way. It may take its time, but not for ever.
+    pub fn over<S, F>(guest: GuestId, identity: Identity, connect: impl FnMut() -> F + Send + 'static) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = Result<S, String>> + Send + 'static,
+    {
+        let (channel, session) = Self::new(guest, identity);
+        tokio::spawn(keep_connected(session, connect));
+        channel
+    }
+
+    /// Both ends of what the agent says and hears.
+    fn new(guest: GuestId, identity: Identity) -> (Self, session::Session) {
         let (to_agent, inbox) = mpsc::channel(QUEUE);
         let (outbox, from_agent) = mpsc::channel(QUEUE);
         let (state, watched) = watch::channel(State::default());
@@ -123,25 +156,7 @@ impl Channel {
             state: watched,
             shared: Arc::clone(&shared),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (begun, has_begun) = std::sync::mpsc::channel();
-        let thread = move || {
-            let entered = namespace.map_or(Ok(()), |namespace| namespace.enter());
-            let management = {
-                let _context = runtime.enter();
-                entered.and_then(|()| Management::new(tether))
-            };
-            match management {
-                Ok(management) => {
-                    drop(begun.send(Ok(())));
-                    runtime.block_on(keep_connected(session, management));
-                }
-                Err(error) => drop(begun.send(Err(error))),
-            }
-        };
-        thread::Builder::new().name("channel".to_owned()).spawn(thread)?;
-        has_begun.recv().unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))?;
-        Ok(Self { inbox, outbox, state, shared })
+        (Self { inbox, outbox, state, shared }, session)
     }
 
     /// The next thing the host says. What an earlier connection left behind is dropped: its host
@@ -213,15 +228,18 @@ impl Channel {
     }
 }
 
-async fn keep_connected(mut session: session::Session, management: Management) {
+async fn keep_connected<S, F>(mut session: session::Session, mut connect: impl FnMut() -> F)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Result<S, String>>,
+{
     let mut backoff = Backoff::default();
     let mut told = None;
     loop {
-        // Each time anew: the NIC may have been unplugged and come back as another device.
-        let nic = session.meanwhile(management.make_ready()).await;
-        let tether = management.tether();
         let client = session.identity.client();
-        let lost = match session.meanwhile(reach(tether, nic, client)).await {
+        let connecting = connect();
+        let reaching = async move { tls::secure(connecting.await?, client).await };
+        let lost = match session.meanwhile(reaching).await {
             Ok(stream) => {
                 let began = Instant::now();
                 let end = session.run(stream).await;
@@ -240,12 +258,4 @@ async fn keep_connected(mut session: session::Session, management: Management) {
         }
         session.meanwhile(tokio::time::sleep(backoff.next(rand::random()))).await;
     }
-}
-
-/// The host's end of a connection, once it has shown that it is the host.
-async fn reach(tether: &Tether, nic: u32, client: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
-    let stream = dial::dial(tether, nic)
-        .await
-        .map_err(|error| format!("cannot reach {}: {error}", dial::peer(tether, nic)))?;
-    tls::secure(stream, tether.host, client).await
 }
