@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tether_wire::{
     message::{
-        Apply, Failed, Hello, HostKey, NamesApplied, NamesFailed, NamesGap, Phase, Signal, Stop, Verified,
-        state_digest,
+        Apply, Failed, FromHost, Hello, HostKey, NamesApplied, NamesFailed, NamesGap, Phase, Signal, Stop,
+        Verified, state_digest,
     },
     state::DesiredState,
-    status::{Stamp, Status},
+    status::{Digest, Stamp, Status},
 };
 use tokio::sync::oneshot;
 
@@ -49,6 +49,24 @@ pub(crate) struct Guest {
     connection: Option<(u64, Outbox)>,
 }
 
+/// A desired state that any guest will take. It is made without a lock: a long one takes its time.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    state: DesiredState,
+    digest: Digest,
+}
+
+impl Checked {
+    pub(crate) fn new(state: DesiredState) -> Result<Self, ApplyError> {
+        state.check().map_err(ApplyError::Wrong)?;
+        let digest = state_digest(&state);
+        let longest = FromHost::from(Apply { generation: u64::MAX, state });
+        fits(&longest.to_frame()).map_err(ApplyError::TooLong)?;
+        let FromHost::Apply(Apply { state, .. }) = longest else { unreachable!("it was made above") };
+        Ok(Self { state, digest })
+    }
+}
+
 #[cfg(test)]
 mod tests;
 
@@ -63,19 +81,15 @@ impl Guest {
         }
     }
 
-    /// Wants `state` of this guest from now on, and sends it if there is a connection.
+    /// Wants a state of this guest from now on, and sends it if there is a connection.
     pub(crate) fn want_state(
         &mut self,
-        state: &DesiredState,
-    ) -> Result<oneshot::Receiver<Result<Verified, ApplyError>>, ApplyError> {
-        let digest = state_digest(state);
-        let apply = |generation| Apply { generation, state: state.clone() };
-        fits(&apply(u64::MAX).into()).map_err(ApplyError::TooLong)?;
-        let answer = self.state.set(|generation| Stamp { generation, digest }, state.clone());
+        Checked { state, digest }: Checked,
+    ) -> oneshot::Receiver<Result<Verified, ApplyError>> {
         if let Some((_, outbox)) = &self.connection {
-            outbox.state(apply(self.state.highest));
+            outbox.state(Apply { generation: self.state.highest + 1, state: state.clone() });
         }
-        Ok(answer)
+        self.state.set(|generation| Stamp { generation, digest }, state)
     }
 
     /// Gives this guest `tables` from now on, and sends them if there is a connection.

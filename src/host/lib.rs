@@ -65,7 +65,10 @@ use std::{
 };
 
 use tether_wire::protocols::Protocols;
-use tokio::{net::TcpListener, sync::broadcast};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::broadcast,
+};
 
 pub use admission::Admission;
 pub use error::{ApplyError, NamesError};
@@ -79,7 +82,7 @@ pub use tether_wire::{
     value::{self, GuestId},
 };
 
-use guest::Guest;
+use guest::{Checked, Guest};
 use keys::Keys;
 use message::{HostKey, NamesApplied, Signal, Stop, Verified};
 use names::NameTables;
@@ -152,8 +155,9 @@ impl Host {
     }
 
     /// The same, speaking these versions of the protocol: tests have others.
+    #[expect(clippy::unused_async, reason = "it is called on a runtime, and may have to wait one day")]
     async fn speaking(protocols: Protocols, options: Options) -> std::io::Result<Self> {
-        let listener = TcpListener::bind(options.address).await?;
+        let listener = bind(options.address)?;
         let address = listener.local_addr()?;
         let heartbeat = options.heartbeat.clamp(Duration::from_millis(100), Duration::from_mins(1));
         let shared = Arc::new(Shared {
@@ -224,12 +228,10 @@ impl Host {
     /// Resolves when the guest has verified it or has said why it cannot be. A guest that is
     /// away gets it when it comes: put a time limit around the call where waiting must end.
     pub async fn apply(&self, guest: &GuestId, state: DesiredState) -> Result<Verified, ApplyError> {
-        if let Err(problems) = state.check() {
-            return Err(ApplyError::Wrong(problems));
-        }
+        let state = Checked::new(state)?;
         let answer = {
             let mut guests = self.shared.guests();
-            guests.get_mut(guest).ok_or(ApplyError::Unknown)?.want_state(&state)?
+            guests.get_mut(guest).ok_or(ApplyError::Unknown)?.want_state(state)
         };
         answer.await.unwrap_or(Err(ApplyError::Superseded))
     }
@@ -350,14 +352,24 @@ fn tell_keys(guests: &HashMap<GuestId, Guest>, told: &HostKey) {
     }
 }
 
+/// Listens there, as `TcpListener::bind` does but for the length of the queue.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A host that was killed has left connections behind, which are no reason to wait.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(strangers::BACKLOG)
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let strangers = Strangers::default();
     let mut sessions = tokio::task::JoinSet::new();
     loop {
         while sessions.try_join_next().is_some() {}
+        strangers.room().await;
         match listener.accept().await {
             Ok((stream, peer)) => {
-                // Hung up on at once where there are too many: a guest comes again.
+                // Hung up on at once where there are too many from there: a guest comes again.
                 let Some(place) = strangers.enter(peer.ip()) else {
                     shared.turn_away(&peer.to_string(), &"too many at one time");
                     continue;

@@ -8,7 +8,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tether_wire::message::{Apply, ExitSeen, FlushCache, FromHost, HostKey, Signal, Stop, limit};
+use tether_wire::{
+    frame::Frame,
+    message::{Apply, ExitSeen, FlushCache, FromHost, HostKey, Signal, Stop, limit},
+};
 use tokio::sync::Notify;
 
 use crate::tables::{Course, Due, Tables};
@@ -149,7 +152,7 @@ impl Drop for Outbox {
 
 impl Waiting {
     /// The next message, `None` once the connection is to end. Cancel-safe.
-    pub(crate) async fn next(&self) -> Option<FromHost> {
+    pub(crate) async fn next(&self) -> Option<Frame> {
         loop {
             let next = {
                 let mut slots = self.0.slots();
@@ -159,9 +162,9 @@ impl Waiting {
                 slots.next()
             };
             match next {
-                Some(Next::Message(message)) => return Some(message),
-                // Comparing large tables takes its time: others may fill the slots meanwhile.
-                Some(Next::Names(due)) => return Some(due.message()),
+                // Large documents take their time: others may fill the slots meanwhile.
+                Some(Next::Message(message)) => return Some(message.to_frame()),
+                Some(Next::Names(due)) => return Some(due.frame()),
                 None => {}
             }
             self.0.filled.notified().await;
@@ -171,9 +174,8 @@ impl Waiting {
 
 /// Whether the guest will take a message: it is decoded here as it will be there, since the
 /// decoder's limit counts otherwise than bytes. How long it is, in either case.
-pub(crate) fn fits(message: &FromHost) -> Result<usize, usize> {
-    let frame = message.to_frame();
+pub(crate) fn fits(frame: &Frame) -> Result<usize, usize> {
     let length = frame.payload.len();
     let short = length <= limit(frame.kind);
-    if short && FromHost::from_frame(&frame).is_ok() { Ok(length) } else { Err(length) }
+    if short && FromHost::from_frame(frame).is_ok() { Ok(length) } else { Err(length) }
 }

@@ -269,7 +269,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 line.sign_of_life(now());
             }
             message = waiting.next(), if free => {
-                line.put(message.ok_or(Broken::Replaced)?.to_frame(), now())?;
+                line.put(message.ok_or(Broken::Replaced)?, now())?;
             }
             // Where something is on its way already, that will be heard.
             _ = beat.tick(), if free => {

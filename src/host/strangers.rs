@@ -1,5 +1,9 @@
 //! Connections that have not said who they are: so many at one time, and so many from one address,
 //! so that one machine cannot keep the others out.
+//!
+//! Where all places are taken, nobody is accepted: who comes then waits in the kernel's queue and
+//! not in its own back-off. After a restart of the host, thousands of guests come at one moment;
+//! when they were hung up on, 10,000 of them needed 86,000 connections and a minute.
 
 use std::{
     collections::HashMap,
@@ -7,14 +11,33 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// The most at one time.
-const ALL: usize = 256;
+use tokio::sync::Notify;
+
+/// The most at one time. Those that say nothing are there for 10 s: it takes so many addresses as
+/// this has [`FROM_ONE`]s to fill it, and then there is room for 100 a second still.
+const ALL: usize = 1_024;
 /// The most from one address.
 const FROM_ONE: usize = 16;
+/// How many wait in the kernel. With every place taken by one that says nothing, the last of them
+/// is accepted in 5 s, when a guest waits still.
+pub(crate) const BACKLOG: u32 = 512;
 
-/// How many there are, by address.
+/// Those that are there.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Strangers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(crate) struct Strangers(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    counts: Mutex<Counts>,
+    /// Somebody has left.
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    from: HashMap<IpAddr, usize>,
+}
 
 /// A place among them, given back when it is dropped.
 #[derive(Debug)]
@@ -24,33 +47,43 @@ pub(crate) struct Place {
 }
 
 impl Strangers {
+    /// Waits until there is room for somebody. Cancel-safe.
+    pub(crate) async fn room(&self) {
+        while self.counts().all >= ALL {
+            self.0.left.notified().await;
+        }
+    }
+
     /// A place for one more, if there is one.
     pub(crate) fn enter(&self, from: IpAddr) -> Option<Place> {
         let mut counts = self.counts();
-        let all: usize = counts.values().sum();
-        let its = counts.get(&from).copied().unwrap_or_default();
-        if all >= ALL || its >= FROM_ONE {
+        let its = counts.from.get(&from).copied().unwrap_or_default();
+        if counts.all >= ALL || its >= FROM_ONE {
             return None;
         }
-        counts.insert(from, its + 1);
+        counts.all += 1;
+        counts.from.insert(from, its + 1);
         Some(Place { strangers: self.clone(), from })
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
         // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.strangers.counts();
-        if let Some(count) = counts.get_mut(&self.from) {
+        counts.all -= 1;
+        if let Some(count) = counts.from.get_mut(&self.from) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.from);
+                counts.from.remove(&self.from);
             }
         }
+        drop(counts);
+        self.strangers.0.left.notify_one();
     }
 }
 
@@ -68,9 +101,30 @@ mod tests {
         greedy.pop();
         assert!(strangers.enter(from(1)).is_some(), "a place is given back");
         drop(greedy);
-        let many: Vec<_> = (0..=255).filter_map(|last| strangers.enter(from(last))).collect();
+        let many: Vec<_> =
+            (0..=255).flat_map(|last| [last; 5]).filter_map(|last| strangers.enter(from(last))).collect();
         assert_eq!((many.len(), strangers.enter(from(0)).is_none()), (ALL, true));
         drop(many);
-        assert!(strangers.counts().is_empty());
+        let counts = strangers.counts();
+        assert_eq!((counts.all, counts.from.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_comes_when_all_places_are_taken_waits_for_one() {
+        let strangers = Strangers::default();
+        strangers.room().await;
+        let places = (0..=u8::MAX).flat_map(|last| [last; FROM_ONE]);
+        let mut many: Vec<_> = places.map_while(|last| strangers.enter([10, 0, 0, last].into())).collect();
+        assert_eq!(many.len(), ALL);
+        let waiting = tokio::spawn({
+            let strangers = strangers.clone();
+            async move { strangers.room().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        many.pop();
+        waiting.await.unwrap();
+        assert!(strangers.enter([10, 0, 0, 0].into()).is_none(), "from there are enough");
+        assert!(strangers.enter([10, 0, 1, 0].into()).is_some());
     }
 }

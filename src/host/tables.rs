@@ -1,42 +1,83 @@
 //! Name tables on their way to a guest: whole the first time, then as what has changed since.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tether_wire::{
+    codec,
+    frame::Frame,
     message::{FromHost, Names, NamesDelta},
-    names::{NameTables, delta},
+    names::{
+        NameTables,
+        delta::{self, Change},
+    },
     status::{Digest, Stamp},
 };
 
 use crate::{error::NamesError, outbox::fits};
 
 /// Name tables that any guest will take. Clones are the same tables: a thousand guests that find
-/// the same names cost the memory and the checking of one.
+/// the same names cost the memory and the checking of one, and what changes from the same tables
+/// before is found out once.
 #[derive(Clone, Debug)]
-pub struct Tables {
-    pub(crate) names: Arc<NameTables>,
+pub struct Tables(Arc<Checked>);
+
+#[derive(Debug)]
+struct Checked {
+    names: NameTables,
     digest: Digest,
-    /// How many bytes a message with the whole of them has.
-    length: usize,
+    /// As a message has them.
+    encoded: Vec<u8>,
+    /// What was last compared with them, and what came of it.
+    compared: Mutex<Option<(Digest, Difference)>>,
 }
 
+/// What makes tables of others; `None` where the whole is shorter, or it cannot be said in changes.
+pub(crate) type Difference = Option<Arc<Vec<Change>>>;
+
 impl Tables {
-    /// Checks name tables, or says everything that is wrong with them.
+    /// Checks name tables, or says everything that is wrong with them: [`NamesError::Wrong`], or
+    /// [`NamesError::TooLong`] from 16 MiB on.
     pub fn new(names: NameTables) -> Result<Self, NamesError> {
         let digest = names.check().map_err(NamesError::Wrong)?.summary.digest();
-        let names = Arc::new(names);
-        let length = fits(&whole(u64::MAX, &names)).map_err(NamesError::TooLong)?;
-        Ok(Self { names, digest, length })
+        let encoded = codec::encode(&names);
+        fits(&Names::frame(u64::MAX, &encoded)).map_err(NamesError::TooLong)?;
+        Ok(Self(Arc::new(Checked { names, digest, encoded, compared: Mutex::default() })))
     }
 
     /// Their stamp under this number.
     pub(crate) fn stamp(&self, generation: u64) -> Stamp {
-        Stamp { generation, digest: self.digest }
+        Stamp { generation, digest: self.0.digest }
     }
-}
 
-fn whole(version: u64, names: &NameTables) -> FromHost {
-    Names { version, tables: names.clone() }.into()
+    /// How many there are of these very tables.
+    #[cfg(test)]
+    pub(crate) fn copies(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    /// What makes these tables of those.
+    pub(crate) fn since(&self, old: &Self) -> Difference {
+        // Held while they are compared: whoever else is to send the same waits for it.
+        let mut compared = self.0.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((digest, difference)) = &*compared
+            && *digest == old.0.digest
+        {
+            return difference.clone();
+        }
+        let difference = self.compare(old).map(Arc::new);
+        *compared = Some((old.0.digest, difference.clone()));
+        difference
+    }
+
+    fn compare(&self, old: &Self) -> Option<Vec<Change>> {
+        let changes = delta::between(&old.0.names, &self.0.names)?;
+        let longest = FromHost::from(NamesDelta { base: u64::MAX, stamp: self.stamp(u64::MAX), changes });
+        let shorter = fits(&longest.to_frame()).is_ok_and(|length| length < self.0.encoded.len());
+        let FromHost::NamesDelta(NamesDelta { changes, .. }) = longest else {
+            unreachable!("it was made above")
+        };
+        shorter.then_some(changes)
+    }
 }
 
 /// The tables of one connection: those that are to be sent, and those that have been.
@@ -96,16 +137,16 @@ pub(crate) struct Due {
 
 impl Due {
     /// The shortest message that brings the guest there.
-    pub(crate) fn message(self) -> FromHost {
-        self.delta().unwrap_or_else(|| whole(self.version, &self.tables.names))
+    pub(crate) fn frame(self) -> Frame {
+        self.delta().unwrap_or_else(|| Names::frame(self.version, &self.tables.0.encoded))
     }
 
-    fn delta(&self) -> Option<FromHost> {
+    fn delta(&self) -> Option<Frame> {
         // The same number again asks for the guest's word about the whole.
         let (base, old) = self.base.as_ref().filter(|(base, _)| *base < self.version)?;
-        let changes = delta::between(&old.names, &self.tables.names)?;
+        let changes = self.tables.since(old)?;
         let stamp = self.tables.stamp(self.version);
-        let delta = FromHost::from(NamesDelta { base: *base, stamp, changes });
-        fits(&delta).is_ok_and(|length| length < self.tables.length).then_some(delta)
+        let changes = Arc::unwrap_or_clone(changes);
+        Some(FromHost::from(NamesDelta { base: *base, stamp, changes }).to_frame())
     }
 }

@@ -104,6 +104,7 @@ impl Encoder<Frame> for FrameCodec {
     fn encode(&mut self, frame: Frame, to: &mut BytesMut) -> Result<(), FrameError> {
         let length = frame.payload.len();
         check_length(frame.kind, length, (self.writes)(frame.kind))?;
+        to.reserve(HEADER + length);
         // The limits are far below 4 GiB, so the length fits.
         to.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         to.put_u16(frame.kind);

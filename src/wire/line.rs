@@ -22,10 +22,10 @@ use crate::frame::{Frame, FrameCodec, FrameError};
 /// A frame on its way is a sign of life for as long as so many bytes of it come in the time that is
 /// allowed for silence: a long document on a bad link is not cut, one that never ends is.
 pub const PACE: usize = 4 << 10;
-/// The buffers that are kept; what a longer frame needed is given back after it.
-const KEPT: usize = 64 << 10;
-/// What a buffer begins with.
-const BEGIN: usize = 8 << 10;
+/// How long a buffer is while nothing longer comes or goes: a host has two for each of thousands of
+/// guests, which say and hear nothing but heartbeats most of the time. What is read comes out of the
+/// TLS library's buffer, so that small pieces cost little.
+const KEPT: usize = 256;
 
 /// Frames both ways over one stream.
 #[derive(Debug)]
@@ -53,8 +53,10 @@ pub enum Step {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
-    /// A line over a stream on which nothing is being sent.
-    pub fn new(framed: Framed<S, FrameCodec>, now: Instant) -> Self {
+    /// A line over a stream on which nothing is being sent, of which some may have been read.
+    pub fn new(mut framed: Framed<S, FrameCodec>, now: Instant) -> Self {
+        give_back(framed.write_buffer_mut());
+        give_back(framed.read_buffer_mut());
         let part = framed.read_buffer().len();
         Self { framed, sending: false, left: now, heard: now, part }
     }
@@ -95,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             if flushed.is_ready() {
                 self.sending = false;
                 if before > KEPT {
-                    *self.framed.write_buffer_mut() = BytesMut::with_capacity(BEGIN);
+                    *self.framed.write_buffer_mut() = BytesMut::new();
                 }
                 return Poll::Ready(Ok(Step::Sent));
             }
@@ -107,11 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             let Some(frame) = next.transpose()? else {
                 return Ok(Step::Closed);
             };
-            if frame.payload.len() > KEPT {
-                let rest = self.framed.read_buffer_mut();
-                let mut kept = BytesMut::with_capacity(rest.len().max(BEGIN));
-                kept.extend_from_slice(rest);
-                *rest = kept;
+            if self.framed.read_buffer().is_empty() || frame.payload.len() > KEPT {
+                give_back(self.framed.read_buffer_mut());
             }
             self.sign_of_life(now());
             Ok(Step::Heard(frame))
@@ -142,6 +141,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     pub fn stuck_at(&self, patience: Duration) -> Instant {
         self.left + patience
     }
+}
+
+/// Keeps no more memory than what is in it needs.
+fn give_back(buffer: &mut BytesMut) {
+    let mut kept = BytesMut::with_capacity(buffer.len().max(KEPT));
+    kept.extend_from_slice(buffer);
+    *buffer = kept;
 }
 
 #[cfg(test)]

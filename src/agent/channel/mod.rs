@@ -22,6 +22,7 @@ use std::{
 };
 
 use tether_wire::{
+    boot::Tether,
     message::{Event, EventKind, Exit, FromGuest, FromHost},
     protocols::Protocols,
     status::{Stamp, Status},

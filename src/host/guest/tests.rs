@@ -1,15 +1,17 @@
 mod names;
 
-use tether_wire::message::FromHost;
-
 use super::*;
 
-fn state(name: &str) -> DesiredState {
+fn document(name: &str) -> DesiredState {
     DesiredState { hostname: name.into(), ..DesiredState::default() }
 }
 
+fn state(name: &str) -> Checked {
+    Checked::new(document(name)).unwrap()
+}
+
 fn stamp(generation: u64, name: &str) -> Stamp {
-    Stamp { generation, digest: state_digest(&state(name)) }
+    Stamp { generation, digest: state_digest(&document(name)) }
 }
 
 fn verified(stamp: Stamp) -> Verified {
@@ -41,13 +43,19 @@ fn status(applied: Stamp) -> Arc<Status> {
     Arc::new(Status { applied: Some(applied), ..Status::default() })
 }
 
-/// The next state that is sent, if there is one now.
-fn sent(waiting: &Waiting) -> Option<(u64, String)> {
+/// The next message, if there is one now.
+fn next(waiting: &Waiting) -> Option<FromHost> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(waiting.next()).poll(&mut context) {
-        std::task::Poll::Ready(Some(FromHost::Apply(apply))) => {
-            Some((apply.generation, apply.state.hostname))
-        }
+        std::task::Poll::Ready(frame) => FromHost::from_frame(&frame?).unwrap(),
+        std::task::Poll::Pending => None,
+    }
+}
+
+/// The next state that is sent, if there is one now.
+fn sent(waiting: &Waiting) -> Option<(u64, String)> {
+    match next(waiting) {
+        Some(FromHost::Apply(apply)) => Some((apply.generation, apply.state.hostname)),
         _ => None,
     }
 }
@@ -55,18 +63,18 @@ fn sent(waiting: &Waiting) -> Option<(u64, String)> {
 #[test]
 fn a_guest_that_has_it_already_is_left_alone() {
     let mut guest = Guest::default();
-    drop(guest.want_state(&state("a")).unwrap());
+    drop(guest.want_state(state("a")));
     guest.state.waiting = None;
     let queue = guest.connected(1, &hello(Some(stamp(41, "a"))));
     assert_eq!(sent(&queue), None);
-    drop(guest.want_state(&state("b")).unwrap());
+    drop(guest.want_state(state("b")));
     assert_eq!(sent(&queue), Some((42, "b".to_owned())));
 }
 
 #[test]
 fn a_host_without_memory_counts_on_from_what_the_guest_has() {
     let mut guest = Guest::default();
-    let mut answer = guest.want_state(&state("new")).unwrap();
+    let mut answer = guest.want_state(state("new"));
     let queue = guest.connected(1, &hello(Some(stamp(41, "old"))));
     assert_eq!(sent(&queue), Some((42, "new".to_owned())));
     guest.verified(verified(stamp(42, "new")));
@@ -76,7 +84,7 @@ fn a_host_without_memory_counts_on_from_what_the_guest_has() {
 #[test]
 fn who_waits_is_answered_after_a_reconnection() {
     let mut guest = Guest::default();
-    let _answer = guest.want_state(&state("a")).unwrap();
+    let _answer = guest.want_state(state("a"));
     let queue = guest.connected(1, &hello(Some(stamp(1, "a"))));
     assert_eq!(sent(&queue), Some((1, "a".to_owned())));
 }
@@ -85,7 +93,7 @@ fn who_waits_is_answered_after_a_reconnection() {
 fn the_word_about_another_document_of_the_same_number_is_not_taken() {
     // The host before this one sent "a" as 1; this one means "b" by it.
     let mut guest = Guest::default();
-    let mut answer = guest.want_state(&state("b")).unwrap();
+    let mut answer = guest.want_state(state("b"));
     let queue = guest.connected(1, &hello(None));
     assert_eq!(sent(&queue), Some((1, "b".to_owned())));
     guest.verified(verified(stamp(1, "a")));
@@ -110,9 +118,9 @@ fn the_word_about_another_document_of_the_same_number_is_not_taken() {
 #[test]
 fn a_document_that_overtook_a_reconnection_is_found_out() {
     let mut guest = Guest::default();
-    drop(guest.want_state(&state("a")).unwrap());
-    drop(guest.want_state(&state("b")).unwrap());
-    let mut answer = guest.want_state(&state("a")).unwrap();
+    drop(guest.want_state(state("a")));
+    drop(guest.want_state(state("b")));
+    let mut answer = guest.want_state(state("a"));
     // The guest is still busy with "b", number 2, which this hello does not show.
     let queue = guest.connected(1, &hello(Some(stamp(1, "a"))));
     assert_eq!(sent(&queue), Some((3, "a".to_owned())));
@@ -131,7 +139,7 @@ fn a_document_that_overtook_a_reconnection_is_found_out() {
 #[test]
 fn who_waits_is_answered_though_the_guest_has_it_under_a_higher_number() {
     let mut guest = Guest::default();
-    let mut answer = guest.want_state(&state("a")).unwrap();
+    let mut answer = guest.want_state(state("a"));
     let queue = guest.connected(1, &hello(None));
     assert_eq!(sent(&queue), Some((1, "a".to_owned())));
     guest.reported(status(stamp(2, "a")));
@@ -144,8 +152,8 @@ fn who_waits_is_answered_though_the_guest_has_it_under_a_higher_number() {
 fn a_newer_wish_supersedes_an_older_one_sent_or_not() {
     let mut guest = Guest::default();
     let queue = guest.connected(1, &hello(None));
-    let mut first = guest.want_state(&state("a")).unwrap();
-    let _second = guest.want_state(&state("b")).unwrap();
+    let mut first = guest.want_state(state("a"));
+    let _second = guest.want_state(state("b"));
     assert_eq!(first.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
     assert_eq!(sent(&queue), Some((2, "b".to_owned())));
     assert_eq!(sent(&queue), None);
@@ -160,10 +168,7 @@ fn a_replaced_connection_ends_and_is_not_current() {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(matches!(std::pin::pin!(old.next()).poll(&mut context), std::task::Poll::Ready(None)));
     assert!(guest.stop(Stop { grace_ms: 1 }));
-    assert!(matches!(
-        std::pin::pin!(new.next()).poll(&mut context),
-        std::task::Poll::Ready(Some(FromHost::Stop(_)))
-    ));
+    assert!(matches!(next(&new), Some(FromHost::Stop(_))));
 }
 
 #[test]
@@ -175,16 +180,11 @@ fn signals_wait_in_order_and_none_is_lost() {
         assert!(guest.signal(Signal { number }));
     }
     assert!(guest.exit_seen());
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    let mut next = || match std::pin::pin!(queue.next()).poll(&mut context) {
-        std::task::Poll::Ready(message) => message,
-        std::task::Poll::Pending => None,
-    };
-    assert!(matches!(next(), Some(FromHost::ExitSeen(_))));
+    assert!(matches!(next(&queue), Some(FromHost::ExitSeen(_))));
     for expected in [1, 15, 15, 9] {
-        assert_eq!(next(), Some(FromHost::Signal(Signal { number: expected })));
+        assert_eq!(next(&queue), Some(FromHost::Signal(Signal { number: expected })));
     }
-    assert_eq!(next(), None);
+    assert_eq!(next(&queue), None);
     let fits = (0..1_000).take_while(|number| guest.signal(Signal { number: *number })).count();
     assert_eq!(fits, 64);
 }
@@ -194,6 +194,6 @@ fn a_number_from_a_guest_never_overflows() {
     let mut guest = Guest::default();
     let _queue = guest.connected(1, &hello(Some(stamp(MAX_GENERATION, "a"))));
     guest.reported(status(stamp(u64::MAX, "x")));
-    let _answer = guest.want_state(&state("b")).unwrap();
+    let _answer = guest.want_state(state("b"));
     assert_eq!(guest.state.highest, MAX_GENERATION + 1);
 }

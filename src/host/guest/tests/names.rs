@@ -58,14 +58,6 @@ fn delta(base: u64, version: u64, removed: &[&str], added: &[&str]) -> Said {
     Said::Delta(base, version, owned(removed), owned(added))
 }
 
-fn next(queue: &Waiting) -> Option<FromHost> {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(queue.next()).poll(&mut context) {
-        std::task::Poll::Ready(message) => message,
-        std::task::Poll::Pending => None,
-    }
-}
-
 /// The next message about names, if there is one now.
 fn said(queue: &Waiting) -> Said {
     let first = |entries: &[EndpointNames]| entries.iter().map(|entry| entry.names[0].clone()).collect();
@@ -162,7 +154,8 @@ fn the_same_number_again_is_no_change() {
     let mut course = Course::default();
     course.known(5, tables(&["b"]));
     course.send(5, tables(&["b"]));
-    assert!(matches!(course.take().unwrap().message(), FromHost::Names(_)));
+    let frame = course.take().unwrap().frame();
+    assert!(matches!(FromHost::from_frame(&frame), Ok(Some(FromHost::Names(_)))));
 }
 
 #[test]
@@ -305,7 +298,7 @@ fn names_the_guests_decoder_would_refuse_are_refused_here() {
     let network =
         NetworkNames { network: "n".into(), endpoints: vec![endpoint; 55_000], ..Default::default() };
     let tables = NameTables { networks: vec![network], ..NameTables::default() };
-    let length = fits(&Names { version: 1, tables }.into()).unwrap_err();
+    let length = fits(&FromHost::from(Names { version: 1, tables }).to_frame()).unwrap_err();
     assert!(length < limit(32), "{length}: it is not for its bytes");
 }
 
@@ -318,7 +311,18 @@ fn a_thousand_guests_share_one_copy() {
         assert_eq!(said(&guest.connected(1, &hello(None))), whole(1, &["b"]));
     }
     // As what is wanted and as what was sent.
-    assert_eq!(Arc::strong_count(&tables.names), 1 + 2 * 1_000);
+    assert_eq!(tables.copies(), 1 + 2 * 1_000);
+}
+
+#[test]
+fn what_has_changed_is_found_out_once_for_all() {
+    let (old, new) = (tables(&["b"]), tables(&["b", "c"]));
+    let changes = new.since(&old).unwrap();
+    assert!(Arc::ptr_eq(&changes, &new.since(&tables(&["b"])).unwrap()), "the same tables, made again");
+    // Another guest has others; each is told what it lacks.
+    let others = new.since(&tables(&["c"])).unwrap();
+    assert_eq!((changes[0].added.len(), others[0].added.len()), (1, 1));
+    assert_ne!(changes, others);
 }
 
 #[test]
@@ -326,7 +330,7 @@ fn a_cache_is_flushed_after_the_state_that_was_wanted_before() {
     let mut guest = Guest::default();
     assert!(!guest.flush_cache(), "it is away");
     let queue = guest.connected(1, &hello(None));
-    drop(guest.want_state(&state("a")).unwrap());
+    drop(guest.want_state(state("a")));
     assert!(guest.flush_cache() && guest.flush_cache());
     assert!(matches!(next(&queue), Some(FromHost::Apply(_))));
     assert_eq!(next(&queue), Some(FromHost::FlushCache(FlushCache)));
