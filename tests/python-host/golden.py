@@ -41,7 +41,7 @@ SIMPLE = {BOOL: "bool", U8: "u8", U16: "u16", U32: "u32", U64: "u64", I32: "i32"
 def check_bytes(pinned: dict[str, bytes]) -> int:
     values, seen = {}, set()
     for name, data in pinned.items():
-        if name.startswith(("streams_", "digest_", "pin_", "public_")):
+        if name.startswith(("streams_", "serial_", "digest_", "pin_", "public_")):
             continue
         length, number, version, reserved = HEADER.unpack_from(data)
         payload = data[HEADER.size :]

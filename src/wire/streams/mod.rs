@@ -2,18 +2,17 @@
 //!
 //! Such a port is a byte stream without connections: after the host program was killed and
 //! started again there may be half frames in either direction, so frames find their own
-//! beginning ([`frame`]). Output has absolute offsets and is kept by the guest until the host
+//! beginning ([`cobs`](crate::cobs)). Output has absolute offsets and is kept by the guest until the host
 //! has acknowledged it ([`output`]), input has a window ([`input`]). Everything here is
 //! sans-I/O; `docs/protocol.md`, "Standard streams", tells the rules.
 
-mod bytes;
-pub mod frame;
 pub mod input;
 pub mod output;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
-pub use frame::{Decoder, encode};
+use crate::bytes;
+pub use crate::cobs::{Decoder, Message, encode};
 
 /// The name of the virtio-serial port, as `/sys/class/virtio-ports/*/name` has it.
 pub const PORT: &str = "tether.streams";
@@ -108,7 +107,10 @@ pub enum StreamsFromHost {
     },
 }
 
-/// What may be in a frame of the port.
-pub trait Message: Serialize + DeserializeOwned {}
-impl Message for StreamsFromGuest {}
-impl Message for StreamsFromHost {}
+impl Message for StreamsFromGuest {
+    const MOST: usize = MOST;
+}
+
+impl Message for StreamsFromHost {
+    const MOST: usize = MOST;
+}

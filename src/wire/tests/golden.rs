@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use bytes::BytesMut;
 use tether_wire::{
+    cobs,
     identity::{JoinToken, Pin},
     message::{
         Apply, Confirm, Confirmed, Drift, DriftOutcome, Event, EventKind, Exit, ExitSeen, Failed,
@@ -19,6 +20,7 @@ use tether_wire::{
     },
     names::{EndpointNames, NameTables, NetworkNames, delta},
     problem::Problem,
+    serial::SerialMessage,
     state::{
         Address, ConflictCheck, Create, DesiredState, Dns, DriftPolicy, Family, Hop, HostEntry, Interface,
         Ipv4Settings, Ipv6Settings, Match, Neighbour, PathRoute, Preference, Route, RouteType, Rule, Scope,
@@ -28,7 +30,7 @@ use tether_wire::{
         AddressState, Condition, Digest, DnsCounters, Observed, ObservedAddress, ObservedInterface,
         ObservedPathRoute, ObservedRoute, ObservedRule, Stamp, Status,
     },
-    streams::{self, Stream, StreamsFromGuest, StreamsFromHost},
+    streams::{Stream, StreamsFromGuest, StreamsFromHost},
 };
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -425,14 +427,29 @@ fn from_host() -> Vec<(&'static str, FromHost)> {
     ]
 }
 
+/// A frame of a port.
+fn frame<M: cobs::Message + PartialEq + std::fmt::Debug>(message: &M) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    cobs::encode(message, &mut bytes);
+    assert_eq!(cobs::Decoder::<M>::new().next(&mut &bytes[..]).as_ref(), Some(message));
+    bytes
+}
+
+/// The frames of a serial port.
+fn serial() -> Vec<(&'static str, Vec<u8>)> {
+    let (opening, life, bytes) = ([0x0a; 16], [0x0b; 16], b"hi\0\n".to_vec());
+    let messages = [
+        ("serial_open", SerialMessage::Open { opening }),
+        ("serial_from_guest", SerialMessage::FromGuest { life, offset: 300, bytes: bytes.clone() }),
+        ("serial_begin", SerialMessage::Begin),
+        ("serial_accept", SerialMessage::Accept { opening, life }),
+        ("serial_from_host", SerialMessage::FromHost { life, offset: 7, bytes }),
+    ];
+    messages.iter().map(|(name, message)| (*name, frame(message))).collect()
+}
+
 /// The frames of the streams' port.
 fn streams() -> Vec<(&'static str, Vec<u8>)> {
-    fn frame<M: streams::Message + PartialEq + std::fmt::Debug>(message: &M) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        streams::encode(message, &mut bytes);
-        assert_eq!(streams::Decoder::<M>::new().next(&mut &bytes[..]).as_ref(), Some(message));
-        bytes
-    }
     let (session, bytes) = (300, b"hi\0\n".to_vec());
     let guest = [
         ("streams_attached", StreamsFromGuest::Attached { session, output: 7 }),
@@ -479,8 +496,8 @@ fn encoded() -> BTreeMap<&'static str, String> {
         ("pin_of_public_key", Pin::of_public_key(&PUBLIC_KEY).to_string()),
         ("public_key", hex(&PUBLIC_KEY)),
     ];
-    let streams = streams().into_iter().map(|(name, bytes)| (name, hex(&bytes)));
-    frames.chain(digests).chain(streams).collect()
+    let ports = streams().into_iter().chain(serial()).map(|(name, bytes)| (name, hex(&bytes)));
+    frames.chain(digests).chain(ports).collect()
 }
 
 fn pinned() -> BTreeMap<&'static str, String> {

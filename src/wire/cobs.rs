@@ -3,17 +3,29 @@
 //! A body is the encoded message and its CRC-32 (IEEE 802.3, four bytes, little endian). COBS
 //! (Cheshire and Baker, 1999) takes the zeros out of it, so a zero byte is always an end: it
 //! stands before and after each frame. What lies between two zeros and is no message is skipped
-//! and counted.
+//! and counted. For byte streams without connections ([`streams`](crate::streams),
+//! [`serial`](crate::serial)), which may hold the rest of anything.
 
 use std::marker::PhantomData;
 
-use super::{MOST, Message};
+use serde::{Serialize, de::DeserializeOwned};
+
 use crate::codec;
 
-/// The longest body: a message of [`MOST`] bytes, its other fields, the CRC.
-const MAX_BODY: usize = MOST + 64;
-/// The longest frame without its zeros: COBS adds a byte for each 254, and one.
-const MAX_FRAME: usize = MAX_BODY + MAX_BODY / 254 + 1;
+/// What may be in a frame.
+pub trait Message: Serialize + DeserializeOwned {
+    /// The most bytes that one carries for somebody else.
+    const MOST: usize;
+
+    /// The longest body: those bytes, the other fields, the CRC.
+    const MAX_BODY: usize = Self::MOST + 64;
+    /// The longest frame without its zeros: COBS adds a byte for each 254, and one.
+    const MAX_FRAME: usize = Self::MAX_BODY + Self::MAX_BODY / 254 + 1;
+}
+
+/// How much more than its body a decoded value may take: bytes are in it once, and no message has
+/// much besides. The longest of any message.
+const DECODED: usize = 2 * ((16 << 10) + 64);
 
 /// Puts a message's frame at the end of `to`.
 ///
@@ -31,7 +43,7 @@ pub fn encode<M: Message>(message: &M, to: &mut Vec<u8>) {
 /// Cuts a byte stream into messages, whatever is in it.
 #[derive(Debug)]
 pub struct Decoder<M> {
-    /// The frame so far, without zeros; at most `MAX_FRAME` bytes.
+    /// The frame so far, without zeros; at most [`Message::MAX_FRAME`] bytes.
     frame: Vec<u8>,
     /// The frame is too long: nothing counts up to the next zero.
     overlong: bool,
@@ -56,7 +68,7 @@ impl<M: Message> Decoder<M> {
         while !from.is_empty() {
             let end = from.iter().position(|byte| *byte == 0);
             let (piece, rest) = from.split_at(end.unwrap_or(from.len()));
-            self.overlong |= self.frame.len() + piece.len() > MAX_FRAME;
+            self.overlong |= self.frame.len() + piece.len() > M::MAX_FRAME;
             if self.overlong {
                 self.frame.clear();
             } else {
@@ -92,7 +104,7 @@ fn read<M: Message>(frame: &[u8]) -> Option<M> {
     if crc32(message) != u32::from_le_bytes(*sum) {
         return None;
     }
-    codec::decode::<M, { 2 * MAX_BODY }>(message).ok()
+    codec::decode::<M, DECODED>(message).ok()
 }
 
 /// COBS: pieces of at most 254 bytes without zeros, each after a byte that tells its length and
@@ -152,7 +164,8 @@ static TABLE: [u32; 256] = {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::StreamsFromHost, *};
+    use super::*;
+    use crate::streams::StreamsFromHost;
 
     type Host = StreamsFromHost;
 
@@ -185,7 +198,7 @@ mod tests {
         let mut decoder = Decoder::new();
         for _ in 0..400 {
             assert_eq!(decode(&mut decoder, &[7; 16_000]), []);
-            assert!(decoder.frame.capacity() <= MAX_FRAME);
+            assert!(decoder.frame.capacity() <= Host::MAX_FRAME);
         }
         let mut bytes = vec![];
         encode(&Host::Ack { received: 5 }, &mut bytes);
@@ -195,10 +208,10 @@ mod tests {
 
     #[test]
     fn the_longest_message_fits() {
-        let message = Host::Stdin { session: u64::MAX, offset: u64::MAX, bytes: vec![9; MOST] };
+        let message = Host::Stdin { session: u64::MAX, offset: u64::MAX, bytes: vec![9; Host::MOST] };
         let mut bytes = vec![];
         encode(&message, &mut bytes);
-        assert!(bytes.len() <= MAX_FRAME + 2, "{}", bytes.len());
+        assert!(bytes.len() <= Host::MAX_FRAME + 2, "{}", bytes.len());
         assert_eq!(decode(&mut Decoder::new(), &bytes), [message]);
     }
 
