@@ -4,6 +4,7 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking, and says what it expected")]
 
+mod vm_carriers;
 mod vm_devices;
 
 use std::{fs, path::PathBuf, process::Command};

@@ -15,7 +15,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tether::channel::{Channel, Identity, Incoming};
 use tether_wire::{
-    boot::Tether,
+    boot::{Network, Tether, Way},
     identity::{JoinToken, Pin},
     message::{FromHost, NamesApplied, NamesDelta, NamesGap, Received, Verified, state_digest},
     names::{Sum, Summary},
@@ -72,10 +72,12 @@ pub(crate) fn run(guests: &str, host: &str, pin: &str) -> ExitCode {
     let mut identities = Vec::new();
     for number in 0..guests {
         let tether = Tether {
-            mac: "02:7e:00:00:00:02".parse().expect("an address"),
-            address: None,
-            host: host.ip(),
-            port: host.port(),
+            way: Way::Network(Network {
+                mac: "02:7e:00:00:00:02".parse().expect("an address"),
+                address: None,
+                host: host.ip(),
+                port: host.port(),
+            }),
             pins: vec![pin],
             token: token(number),
         };

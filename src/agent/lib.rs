@@ -20,6 +20,7 @@ pub mod management;
 mod memory;
 pub mod names;
 pub mod plan;
+mod port;
 pub mod report;
 pub mod run;
 pub mod streams;

@@ -9,7 +9,7 @@ mod namespace;
 use std::{fs, io, time::Duration};
 
 use tether_wire::{
-    boot::Tether,
+    boot::Network,
     value::{MacAddr, Prefix, is_link_local},
 };
 use tokio::time::{sleep, timeout};
@@ -35,17 +35,17 @@ const NAME: &str = "tether0";
 #[derive(Debug)]
 pub struct Management {
     kernel: Kernel,
-    tether: Tether,
+    tether: Network,
 }
 
 impl Management {
     /// A NIC that has not been looked at yet.
-    pub fn new(tether: Tether) -> io::Result<Self> {
+    pub fn new(tether: Network) -> io::Result<Self> {
         Ok(Self { kernel: Kernel::open()?, tether })
     }
 
     /// Where it leads.
-    pub fn tether(&self) -> &Tether {
+    pub fn tether(&self) -> &Network {
         &self.tether
     }
 
@@ -116,7 +116,7 @@ enum Step {
 fn next_operation(
     state: &KernelState,
     link: &Link,
-    tether: &Tether,
+    tether: &Network,
 ) -> Result<Operation, Option<&'static str>> {
     let named = link.name == NAME || state.links.iter().any(|other| other.name == NAME);
     if !link.up && !named {

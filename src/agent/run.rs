@@ -10,7 +10,7 @@ use std::{
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tether_wire::{
-    boot::Boot,
+    boot::{Boot, Tether},
     message::{Confirm, Confirmed, EventKind, Exit, Failed, Failure, FromHost, Phase, Received, Verified},
     names::NameTables,
     problem::Problem,
@@ -121,14 +121,15 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let supervisor = Supervisor::new(boot.root.clone(), privileged)?;
     let has_host = options.state.is_none();
     let path = options.netns.or_else(|| init::is_process_1().then(|| management::NAMESPACE.into()));
-    let namespace = match (path, &boot.tether) {
-        (Some(path), Some(tether)) => Some(set_apart(&path, tether.mac)?),
+    let network = boot.tether.as_ref().and_then(Tether::network);
+    let namespace = match (path, network) {
+        (Some(path), Some(network)) => Some(set_apart(&path, network.mac)?),
         _ => None,
     };
-    let lifeline = boot.tether.as_ref().map(|tether| Lifeline {
-        nic: tether.mac,
+    let lifeline = network.map(|network| Lifeline {
+        nic: network.mac,
         // In a namespace of its own it cannot be cut off by what is done in this one.
-        host: (has_host && namespace.is_none()).then_some(tether.host),
+        host: (has_host && namespace.is_none()).then_some(network.host),
     });
     let own = options.run.unwrap_or_else(|| journal::DIRECTORY.into());
     let journal = Journal::open(own.clone());
@@ -140,9 +141,9 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     match (options.state, &boot.tether) {
         (Some(path), _) => by_file(agent, supervisor, &boot, path).await,
         (None, Some(tether)) => {
-            tracing::debug!(guest = %boot.guest, nic = %tether.mac, "waiting for the host");
+            tracing::debug!(guest = %boot.guest, "waiting for the host");
             let identity = Identity::open(&own, &boot.guest, tether)?;
-            let channel = Channel::start(boot.guest.clone(), identity, tether.clone(), namespace)?;
+            let channel = Channel::start(boot.guest.clone(), identity, tether.way.clone(), namespace)?;
             channel.in_force(agent.applied(), agent.names());
             by_host(agent, supervisor, &boot, channel).await
         }

@@ -1,6 +1,7 @@
 //! Drive the networking of container VMs from any Rust program.
 //!
-//! A [`Host`] listens on the management network. Guests dial in; what each of them is to have is
+//! A [`Host`] listens on the management network, on vsock or Unix sockets, and takes serial ports and
+//! any other byte stream. Guests dial in; what each of them is to have is
 //! said with [`Host::apply`] and [`Host::update_names`], at any time, connected or not: the host
 //! keeps the newest document of each guest and brings a guest that comes back up to date.
 //!
@@ -45,6 +46,7 @@ mod event;
 mod guest;
 mod identity;
 mod keys;
+mod listen;
 mod outbox;
 mod session;
 mod strangers;
@@ -56,7 +58,7 @@ mod wanted;
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -68,6 +70,7 @@ use tether_wire::protocols::Protocols;
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::broadcast,
+    task::JoinSet,
 };
 
 pub use admission::Admission;
@@ -78,12 +81,13 @@ pub use tables::Tables;
 pub use tether_wire::{
     boot,
     identity::{JoinToken, Pin, Secret},
-    message, names, problem, state, status, streams,
+    message, names, problem, serial, state, status, streams,
     value::{self, GuestId},
 };
 
 use guest::{Checked, Guest};
 use keys::Keys;
+use listen::Listener;
 use message::{HostKey, NamesApplied, Signal, Stop, Verified};
 use names::NameTables;
 use session::Stranger;
@@ -99,8 +103,10 @@ const EVENTS: usize = 4_096;
 /// How a host listens.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where guests dial to. Port 0 takes any free one; see [`Host::address`].
-    pub address: SocketAddr,
+    /// Where guests dial to over TCP. Port 0 takes any free one; see [`Host::address`]. `None`: there is
+    /// no such port, and guests come by [`Host::listen_unix`], [`Host::listen_vsock`],
+    /// [`Host::serve`] or [`Host::serve_serial`] only.
+    pub address: Option<SocketAddr>,
     /// What guests know this host by.
     pub identity: Identity,
     /// How often both ends of a connection make sure of each other, 100 ms to 60 s. A guest is
@@ -111,7 +117,12 @@ pub struct Options {
 impl Options {
     /// Listens on `address` as `identity`, with a heartbeat of 5 s.
     pub fn on(address: SocketAddr, identity: Identity) -> Self {
-        Self { address, identity, heartbeat: Duration::from_secs(5) }
+        Self { address: Some(address), ..Self::without_port(identity) }
+    }
+
+    /// Has no TCP port: the host is `identity`, with a heartbeat of 5 s.
+    pub fn without_port(identity: Identity) -> Self {
+        Self { address: None, identity, heartbeat: Duration::from_secs(5) }
     }
 }
 
@@ -119,8 +130,9 @@ impl Options {
 #[derive(Clone, Debug)]
 pub struct Host {
     shared: Arc<Shared>,
-    address: SocketAddr,
-    _listening: Arc<Listening>,
+    address: Option<SocketAddr>,
+    /// What accepts guests, with their sessions: it ends with the last [`Host`].
+    listening: Arc<Mutex<JoinSet<()>>>,
 }
 
 /// What all parts of a host share.
@@ -138,16 +150,6 @@ struct Shared {
     events: broadcast::Sender<Event>,
 }
 
-/// Ends the listener and every session with the last [`Host`].
-#[derive(Debug)]
-struct Listening(tokio::task::AbortHandle);
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl Host {
     /// Starts to listen, on the current tokio runtime.
     pub async fn listen(options: Options) -> std::io::Result<Self> {
@@ -157,8 +159,8 @@ impl Host {
     /// The same, speaking these versions of the protocol: tests have others.
     #[expect(clippy::unused_async, reason = "it is called on a runtime, and may have to wait one day")]
     async fn speaking(protocols: Protocols, options: Options) -> std::io::Result<Self> {
-        let listener = bind(options.address)?;
-        let address = listener.local_addr()?;
+        let listener = options.address.map(bind).transpose()?;
+        let address = listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let heartbeat = options.heartbeat.clamp(Duration::from_millis(100), Duration::from_mins(1));
         let shared = Arc::new(Shared {
             protocols,
@@ -169,13 +171,16 @@ impl Host {
             turned_away: TurnedAway::default(),
             events: broadcast::channel(EVENTS).0,
         });
-        let task = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(Self { shared, address, _listening: Arc::new(Listening(task.abort_handle())) })
+        let host = Self { shared, address, listening: Arc::default() };
+        if let Some(listener) = listener {
+            host.add(listener);
+        }
+        Ok(host)
     }
 
-    /// Where this host listens.
+    /// Where this host listens; the unspecified address and port 0 where it has no TCP port.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
     }
 
     /// Lets a guest of this id in, by what is in `admission`. Others are refused.
@@ -361,22 +366,20 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(strangers::BACKLOG)
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: impl Listener, shared: Arc<Shared>) {
     let strangers = Strangers::default();
-    let mut sessions = tokio::task::JoinSet::new();
+    let mut sessions = JoinSet::new();
     loop {
         while sessions.try_join_next().is_some() {}
         strangers.room().await;
         match listener.accept().await {
-            Ok((stream, peer)) => {
+            Ok((stream, origin, peer)) => {
                 // Hung up on at once where there are too many from there: a guest comes again.
-                let Some(place) = strangers.enter(peer.ip()) else {
-                    shared.turn_away(&peer.to_string(), &"too many at one time");
+                let Some(place) = strangers.enter(origin) else {
+                    shared.turn_away(&peer, &"too many at one time");
                     continue;
                 };
-                // Small messages are to go at once.
-                let _ = stream.set_nodelay(true);
-                let stranger = Stranger::new(peer.to_string(), place);
+                let stranger = Stranger::new(peer, Some(place));
                 sessions.spawn(session::secured(stream, Arc::clone(&shared), stranger));
             }
             Err(error) => {

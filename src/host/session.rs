@@ -71,12 +71,13 @@ pub(crate) struct Stranger {
     peer: String,
     /// Until when it has to say it.
     deadline: Instant,
-    /// Its place among the strangers, given back once it is known.
-    place: Place,
+    /// Its place among the strangers, given back once it is known; none where a program has handed it
+    /// over.
+    place: Option<Place>,
 }
 
 impl Stranger {
-    pub(crate) fn new(peer: String, place: Place) -> Self {
+    pub(crate) fn new(peer: String, place: Option<Place>) -> Self {
         Self { peer, deadline: Instant::now() + PATIENCE, place }
     }
 }

@@ -1,5 +1,5 @@
-//! Connections that have not said who they are: so many at one time, and so many from one address,
-//! so that one machine cannot keep the others out.
+//! Connections that have not said who they are: so many at one time at one listener, and so many from
+//! one place, so that one machine cannot keep the others out.
 //!
 //! Where all places are taken, nobody is accepted: who comes then waits in the kernel's queue and
 //! not in its own back-off. After a restart of the host, thousands of guests come at one moment;
@@ -13,10 +13,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// The most at one time. Those that say nothing are there for 10 s: it takes so many addresses as
+/// The most at one time. Those that say nothing are there for 10 s: it takes so many places as
 /// this has [`FROM_ONE`]s to fill it, and then there is room for 100 a second still.
 const ALL: usize = 1_024;
-/// The most from one address.
+/// The most from one place.
 const FROM_ONE: usize = 16;
 /// How many wait in the kernel. With every place taken by one that says nothing, the last of them
 /// is accepted in 5 s, when a guest waits still.
@@ -36,14 +36,25 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Counts {
     all: usize,
-    from: HashMap<IpAddr, usize>,
+    from: HashMap<Origin, usize>,
+}
+
+/// Where a connection is from, as far as that tells machines apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Origin {
+    /// An IP address.
+    Ip(IpAddr),
+    /// The context id of a machine.
+    Vsock(u32),
+    /// Whoever may connect to a Unix socket: one machine, or its owner's own programs.
+    Unix,
 }
 
 /// A place among them, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     strangers: Strangers,
-    from: IpAddr,
+    from: Origin,
 }
 
 impl Strangers {
@@ -55,7 +66,7 @@ impl Strangers {
     }
 
     /// A place for one more, if there is one.
-    pub(crate) fn enter(&self, from: IpAddr) -> Option<Place> {
+    pub(crate) fn enter(&self, from: Origin) -> Option<Place> {
         let mut counts = self.counts();
         let its = counts.from.get(&from).copied().unwrap_or_default();
         if counts.all >= ALL || its >= FROM_ONE {
@@ -91,10 +102,13 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    fn from(last: u8) -> Origin {
+        Origin::Ip([10, 0, 0, last].into())
+    }
+
     #[test]
     fn one_address_never_has_all_the_places() {
         let strangers = Strangers::default();
-        let from = |last: u8| IpAddr::from([10, 0, 0, last]);
         let mut greedy: Vec<_> = (0..100).map_while(|_| strangers.enter(from(1))).collect();
         assert_eq!(greedy.len(), FROM_ONE);
         assert!(strangers.enter(from(2)).is_some());
@@ -114,7 +128,7 @@ mod tests {
         let strangers = Strangers::default();
         strangers.room().await;
         let places = (0..=u8::MAX).flat_map(|last| [last; FROM_ONE]);
-        let mut many: Vec<_> = places.map_while(|last| strangers.enter([10, 0, 0, last].into())).collect();
+        let mut many: Vec<_> = places.map_while(|last| strangers.enter(from(last))).collect();
         assert_eq!(many.len(), ALL);
         let waiting = tokio::spawn({
             let strangers = strangers.clone();
@@ -124,7 +138,7 @@ mod tests {
         assert!(!waiting.is_finished());
         many.pop();
         waiting.await.unwrap();
-        assert!(strangers.enter([10, 0, 0, 0].into()).is_none(), "from there are enough");
-        assert!(strangers.enter([10, 0, 1, 0].into()).is_some());
+        assert!(strangers.enter(from(0)).is_none(), "from there are enough");
+        assert!(strangers.enter(Origin::Vsock(3)).is_some());
     }
 }

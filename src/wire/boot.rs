@@ -2,6 +2,8 @@
 //!
 //! Written by the host, read by the guest; where the guest finds it is the agent's business.
 
+mod way;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -9,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     check::check_workload,
     identity::{JoinToken, MAX_PINS, Pin, Secret},
-    message::DEFAULT_PORT,
-    names::host_address,
     problem::{Problem, Problems},
     state::Workload,
-    value::{GuestId, MacAddr, Prefix, is_link_local, quoted},
+    value::{GuestId, quoted},
 };
+
+pub use way::{Network, VsockAddress, Way};
 
 /// The boot document as it is written, in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +24,8 @@ use crate::{
 pub struct BootDocument {
     /// The guest's id: 1 to 64 letters, digits, `_`, `.` or `-`.
     pub guest: String,
-    /// The management NIC. Absent where the desired state comes from a file.
+    /// The management NIC. Absent where the host is reached by another way, and where the desired state
+    /// comes from a file.
     #[serde(default)]
     pub management: Option<Management>,
     /// Where the host is. Absent where the desired state comes from a file.
@@ -80,7 +83,7 @@ pub struct Root {
     pub writable: String,
 }
 
-/// The NIC that carries the tether.
+/// The NIC that carries the tether, where a NIC does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Management {
@@ -91,22 +94,31 @@ pub struct Management {
     pub address: Option<String>,
 }
 
-/// Where the host listens, and how it is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// The way to the host, exactly one of `address`, `vsock`, `serial` and `unix`, and how it is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct HostAddress {
     /// Its address on the management network; link-local IPv6 unless there is a plan.
-    pub address: String,
+    pub address: Option<String>,
+    /// Its TCP port, with `address`. Absent: [`DEFAULT_PORT`](crate::message::DEFAULT_PORT).
+    pub port: Option<u16>,
+    /// Its vsock address.
+    pub vsock: Option<VsockAddress>,
+    /// The serial port that leads to it: a virtio-serial port's name, [`PORT`](crate::serial::PORT) say, or the path of
+    /// another serial device, `/dev/ttyS1`.
+    pub serial: Option<String>,
+    /// The path of the Unix socket on which it listens.
+    pub unix: Option<String>,
     /// The [pins](Pin) of its key, or of its present key and the next.
-    #[serde(default)]
     pub pins: Vec<String>,
-    /// Its TCP port.
-    #[serde(default = "default_port")]
-    pub port: u16,
 }
 
-fn default_port() -> u16 {
-    DEFAULT_PORT
+impl HostAddress {
+    /// A host that listens on a TCP port.
+    pub fn tcp(address: IpAddr, port: u16, pins: &[Pin]) -> Self {
+        let pins = pins.iter().map(ToString::to_string).collect();
+        Self { address: Some(address.to_string()), port: Some(port), pins, ..Self::default() }
+    }
 }
 
 /// A boot document whose every value is good.
@@ -122,21 +134,25 @@ pub struct Boot {
     pub root: Option<Root>,
 }
 
-/// The way to the host.
+/// The host: the way to it, and how either end knows the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tether {
-    /// The management NIC.
-    pub mac: MacAddr,
-    /// Its static address; `None` for link-local IPv6.
-    pub address: Option<Prefix>,
-    /// The host's address, of the family of `address` or link-local.
-    pub host: IpAddr,
-    /// The host's port.
-    pub port: u16,
+    /// The way.
+    pub way: Way,
     /// Whoever has one of these keys is the host; one or two.
     pub pins: Vec<Pin>,
     /// What the host knows this guest by when it comes for the first time.
     pub token: JoinToken,
+}
+
+impl Tether {
+    /// The way by the management NIC, if that is the way.
+    pub fn network(&self) -> Option<&Network> {
+        match &self.way {
+            Way::Network(network) => Some(network),
+            Way::Vsock(_) | Way::Serial(_) | Way::Unix(_) => None,
+        }
+    }
 }
 
 impl BootDocument {
@@ -144,32 +160,19 @@ impl BootDocument {
     pub fn check(&self) -> Result<Boot, Vec<Problem>> {
         let mut problems = Problems::default();
         let guest = problems.keep("guest", self.guest.parse::<GuestId>());
-        let tether = match (&self.management, &self.host) {
-            (None, None) => {
-                if self.token.is_some() {
-                    problems
-                        .add("token", "there is no host that would take it: give a host too, or no token");
-                }
-                None
+        let tether = self.host.as_ref().and_then(|host| {
+            check_tether(self.management.as_ref(), host, self.token.as_ref(), &mut problems)
+        });
+        match (&self.host, &self.management, &self.token) {
+            (None, Some(_), _) => problems.add(
+                "host",
+                "missing: write where the host is, {\"address\": \"fe80::1\", \"pins\": […]}, say",
+            ),
+            (None, None, Some(_)) => {
+                problems.add("token", "there is no host that would take it: give a host too, or no token");
             }
-            (Some(management), Some(host)) => {
-                check_tether(management, host, self.token.as_ref(), &mut problems)
-            }
-            (Some(_), None) => {
-                problems.add(
-                    "host",
-                    "missing: write where the host is, {\"address\": \"fe80::1\", \"pins\": […]}, say",
-                );
-                None
-            }
-            (None, Some(_)) => {
-                problems.add(
-                    "management",
-                    "missing: write which NIC leads to the host, {\"mac\": \"02:7e:00:00:00:02\"}, say",
-                );
-                None
-            }
-        };
+            _ => {}
+        }
         if let Some(workload) = &self.workload {
             workload.check("workload", self.root.is_some(), &mut problems);
         }
@@ -236,18 +239,12 @@ impl Root {
 }
 
 fn check_tether(
-    management: &Management,
+    management: Option<&Management>,
     host: &HostAddress,
     token: Option<&Secret>,
     problems: &mut Problems,
 ) -> Option<Tether> {
-    let mac = problems.keep("management.mac", management.mac.parse::<MacAddr>());
-    let address =
-        (management.address.as_ref()).map(|text| problems.keep("management.address", text.parse::<Prefix>()));
-    let to = problems.keep("host.address", host_address(&host.address));
-    if host.port == 0 {
-        problems.add("host.port", "0 is no port: write 1 to 65535");
-    }
+    let way = way::check_way(management, host, problems);
     let pins = check_pins(&host.pins, problems);
     let token = token.map(|token| problems.keep("token", token.reveal().parse::<JoinToken>()));
     let token = token.unwrap_or_else(|| {
@@ -255,30 +252,7 @@ fn check_tether(
             .add("token", "missing: write the one the host has made for this guest, 64 hexadecimal digits");
         None
     });
-    let link_local = to.is_some_and(is_link_local);
-    match (to, address) {
-        (Some(to), None) if !link_local => {
-            problems.add(
-                "management.address",
-                format!("missing: {to} is not link-local, so the NIC needs an address beside it"),
-            );
-        }
-        (Some(to), Some(Some(address))) if !link_local && !address.contains(to) => {
-            problems.add("host.address", format!("{to} is not reachable through {address}"));
-        }
-        _ => {}
-    }
-    Some(Tether {
-        mac: mac?,
-        address: match address {
-            Some(address) => Some(address?),
-            None => None,
-        },
-        host: to?,
-        port: host.port,
-        pins: pins?,
-        token: token?,
-    })
+    Some(Tether { way: way?, pins: pins?, token: token? })
 }
 
 fn check_pins(pins: &[String], problems: &mut Problems) -> Option<Vec<Pin>> {
@@ -316,7 +290,8 @@ mod tests {
         ))
         .unwrap();
         let tether = boot.tether.unwrap();
-        assert_eq!((tether.port, tether.pins), (DEFAULT_PORT, vec![pin.parse().unwrap()]));
+        assert_eq!(tether.network().unwrap().port, crate::message::DEFAULT_PORT);
+        assert_eq!(tether.pins, [pin.parse().unwrap()]);
         assert_eq!(tether.token, token.parse().unwrap());
     }
 
@@ -332,9 +307,9 @@ mod tests {
             "guest",
             "management.mac",
             "host.port",
+            "management.address",
             "host.pins",
             "token",
-            "management.address",
             "workload.argv",
         ];
         assert_eq!(paths, expected);

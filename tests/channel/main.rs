@@ -8,6 +8,7 @@
 )]
 
 mod apart;
+mod carriers;
 mod enrolment;
 mod place;
 mod python;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    pin::pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,8 +12,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use nix::sched::{CloneFlags, setns};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tether_host::{
     Admission, EventKind, GuestId, Host, Identity, JoinToken, Options, Pin, state::DesiredState,
@@ -56,12 +58,23 @@ impl Place {
 
     /// The same, with other options.
     pub(crate) fn agent_with(&self, options: &[&str], pins: &[Pin], token: &JoinToken) -> Process {
-        let boot = json!({
-            "guest": GUEST,
-            "management": { "mac": MAC, "address": "10.99.0.2/24" },
-            "host": { "address": HOST, "port": PORT, "pins": pins },
-            "token": token.to_secret(),
-        });
+        let host = json!({ "address": HOST, "port": PORT, "pins": pins });
+        let management = json!({ "mac": MAC, "address": "10.99.0.2/24" });
+        self.start(
+            options,
+            &json!({ "guest": GUEST, "management": management, "host": host, "token": token.to_secret() }),
+        )
+    }
+
+    /// The same, by another way than a NIC.
+    pub(crate) fn agent_by(&self, way: &Value, pins: &[Pin], token: &JoinToken) -> Process {
+        let mut host = way.clone();
+        host["pins"] = json!(pins);
+        let boot = json!({ "guest": GUEST, "host": host, "token": token.to_secret() });
+        self.start(&["--run", "/run/tether"], &boot)
+    }
+
+    fn start(&self, options: &[&str], boot: &Value) -> Process {
         let file = self.directory.path().join("boot.json");
         fs::write(&file, boot.to_string()).expect("a file");
         let mut command = self.inside.command("sh");
@@ -97,18 +110,31 @@ pub(crate) struct HostProgram {
 impl HostProgram {
     pub(crate) fn start(place: &Place, identity: Identity, admission: Admission) -> Self {
         let address = format!("{HOST}:{PORT}").parse().expect("an address");
+        Self::serving(place, Options::on(address, identity), admission, async |_| ())
+    }
+
+    /// One whose guest comes by whatever `serve` has it come by. All of it ends with this value, as if
+    /// it were killed.
+    pub(crate) fn serving<S: AsyncFnOnce(Host) + Send + 'static>(
+        place: &Place,
+        options: Options,
+        admission: Admission,
+        serve: S,
+    ) -> Self {
         let (ready, host) = mpsc::channel();
         let (events, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let (gathered, flag, id) = (Arc::clone(&events), Arc::clone(&stop), place.outside.id());
         let work = async move || {
-            let host = Host::listen(Options::on(address, identity)).await.expect("a port");
+            let host = Host::listen(options).await.expect("a port");
             let mut news = host.events();
             host.admit(&guest(), admission);
-            ready.send(host).expect("somebody waits");
+            ready.send(host.clone()).expect("somebody waits");
+            let mut serving = pin!(serve(host).fuse());
             while !flag.load(Relaxed) {
-                let next = tokio::time::timeout(Duration::from_millis(50), news.recv()).await;
-                if let Ok(Ok(event)) = next {
-                    gathered.lock().expect("no panic").push(event.kind);
+                tokio::select! {
+                    Ok(event) = news.recv() => gathered.lock().expect("no panic").push(event.kind),
+                    () = &mut serving => {}
+                    () = tokio::time::sleep(Duration::from_millis(50)) => {}
                 }
             }
         };
@@ -159,7 +185,11 @@ impl HostProgram {
 
     /// Wants a state of the guest, and waits until it is in force.
     pub(crate) fn drives(&self, hostname: &str) {
-        let state = DesiredState { hostname: hostname.to_owned(), ..DesiredState::default() };
+        self.drives_state(DesiredState { hostname: hostname.to_owned(), ..DesiredState::default() });
+    }
+
+    /// The same, of any document.
+    pub(crate) fn drives_state(&self, state: DesiredState) {
         let guest = guest();
         let applied = self.host.apply(&guest, state);
         let verified = runtime().block_on(async { tokio::time::timeout(DEADLINE, applied).await });

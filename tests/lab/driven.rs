@@ -102,11 +102,11 @@ impl Site {
         let document = BootDocument {
             guest: guest.to_string(),
             management: Some(Management { mac: management.clone(), address: Some(format!("{address}/24")) }),
-            host: Some(HostAddress {
-                address: format!("{NETWORK}.254"),
-                port: self.host.address().port(),
-                pins: self.host.pins().iter().map(ToString::to_string).collect(),
-            }),
+            host: Some(HostAddress::tcp(
+                self.host.address().ip(),
+                self.host.address().port(),
+                &self.host.pins(),
+            )),
             token: Some(admission().token.to_secret()),
             workload: Some(BootWorkload {
                 argv: ["sh", "-c", SHELL].map(str::to_owned).into(),

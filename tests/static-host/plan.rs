@@ -173,11 +173,7 @@ impl Plan {
                 mac: container.management_mac.to_string(),
                 address: container.management_address.map(|address| address.to_string()),
             }),
-            host: Some(HostAddress {
-                address: self.management_address.address().to_string(),
-                port: self.port,
-                pins: vec![self.pin.to_string()],
-            }),
+            host: Some(HostAddress::tcp(self.management_address.address(), self.port, &[self.pin])),
             token: Some(acquaintance::admission(&container.id).token.to_secret()),
             workload: None,
             root: None,

@@ -8,28 +8,18 @@ use std::{
 };
 
 use socket2::SockRef;
-use tether_wire::{boot::Tether, value::is_link_local};
+use tether_wire::{boot::Network, value::is_link_local};
 use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 
-use crate::management::Management;
-
 /// How long a host on the same link may take to accept a connection. A lost SYN is sent again
 /// by the kernel after 1 s, so this is three of them.
 const CONNECT: Duration = Duration::from_secs(4);
 
-/// Connects to the host of `management`; what stands in the way in one line.
-pub(super) async fn by(management: &Management) -> Result<TcpStream, String> {
-    // Each time anew: the NIC may have been unplugged and come back as another device.
-    let nic = management.make_ready().await;
-    let tether = management.tether();
-    dial(tether, nic).await.map_err(|error| format!("cannot reach {}: {error}", peer(tether, nic)))
-}
-
 /// The host's address; for link-local IPv6, `nic` says on which link.
-fn peer(tether: &Tether, nic: u32) -> SocketAddr {
+pub(super) fn peer(tether: &Network, nic: u32) -> SocketAddr {
     match tether.host {
         IpAddr::V4(v4) => SocketAddr::from((v4, tether.port)),
         IpAddr::V6(v6) => {
@@ -40,7 +30,7 @@ fn peer(tether: &Tether, nic: u32) -> SocketAddr {
 }
 
 /// Connects to the host.
-async fn dial(tether: &Tether, nic: u32) -> io::Result<TcpStream> {
+pub(super) async fn dial(tether: &Network, nic: u32) -> io::Result<TcpStream> {
     let peer = peer(tether, nic);
     let socket = if peer.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // Whatever the routing table says: this connection leaves by the management NIC.

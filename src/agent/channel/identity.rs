@@ -167,6 +167,8 @@ fn occasion(guest: &GuestId, tether: &Tether) -> Digest {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use tether_wire::boot::Way;
+
     use super::*;
 
     const PIN: Pin = Pin::from_bytes([1; 32]);
@@ -174,10 +176,7 @@ mod tests {
 
     fn tether(token: u8) -> Tether {
         Tether {
-            mac: "02:7e:00:00:00:02".parse().unwrap(),
-            address: None,
-            host: "fe80::1".parse().unwrap(),
-            port: 7373,
+            way: Way::Unix("/run/host.sock".into()),
             pins: vec![PIN],
             token: JoinToken::from_bytes([token; 32]),
         }

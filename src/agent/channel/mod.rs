@@ -1,10 +1,11 @@
 //! The tether from the guest's side: dial, authenticate, greet, carry messages, notice silence, come back.
 //!
 //! It knows nothing of routes or names: messages come out of [`Channel::recv`], and what goes
-//! in is sent when there is a host to send it to. Everything above `dial` takes any byte
+//! in is sent when there is a host to send it to. Everything above `carrier` takes any byte
 //! stream, and everything above `tls` need not be TLS.
 
 mod backoff;
+mod carrier;
 mod dial;
 mod identity;
 mod session;
@@ -22,7 +23,7 @@ use std::{
 };
 
 use tether_wire::{
-    boot::Tether,
+    boot::Way,
     message::{Event, EventKind, Exit, FromGuest, FromHost},
     protocols::Protocols,
     status::{Stamp, Status},
@@ -33,11 +34,9 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use crate::{
-    management::{Management, Namespace},
-    report,
-};
+use crate::{management::Namespace, report};
 use backoff::Backoff;
+use carrier::Carrier;
 
 pub use identity::{Identity, IdentityError};
 
@@ -97,12 +96,12 @@ struct State {
 }
 
 impl Channel {
-    /// Starts to dial the host as `identity`, for as long as the process lives: in a thread of its
-    /// own, in `namespace` if there is one.
+    /// Starts to dial the host by `way` as `identity`, for as long as the process lives: in a thread
+    /// of its own, in `namespace` if there is one.
     pub fn start(
         guest: GuestId,
         identity: Identity,
-        tether: Tether,
+        way: Way,
         namespace: Option<Arc<Namespace>>,
     ) -> io::Result<Self> {
         let (channel, session) = Self::new(guest, identity);
@@ -110,14 +109,15 @@ impl Channel {
         let (begun, has_begun) = std::sync::mpsc::channel();
         let thread = move || {
             let entered = namespace.map_or(Ok(()), |namespace| namespace.enter());
-            let management = {
+            let carrier = {
                 let _context = runtime.enter();
-                entered.and_then(|()| Management::new(tether))
+                entered.and_then(|()| Carrier::new(way))
             };
-            match management {
-                Ok(management) => {
+            match carrier {
+                Ok(carrier) => {
                     drop(begun.send(Ok(())));
-                    runtime.block_on(keep_connected(session, || dial::by(&management)));
+                    tracing::debug!("the host is at {carrier}");
+                    runtime.block_on(keep_connected(session, || carrier.connect()));
                 }
                 Err(error) => drop(begun.send(Err(error))),
             }

@@ -310,7 +310,7 @@ fn check_welcome(welcome: Welcome, offered: Protocols) -> Result<Welcome, String
 #[cfg(test)]
 mod tests {
     use tether_wire::{
-        boot::Tether,
+        boot::{Tether, Way},
         identity::{JoinToken, Pin},
         message::{Apply, HostKey, Received},
         state::DesiredState,
@@ -332,10 +332,7 @@ mod tests {
 
     fn tether() -> Tether {
         Tether {
-            mac: "02:7e:00:00:00:02".parse().unwrap(),
-            address: None,
-            host: "fe80::1".parse().unwrap(),
-            port: 7373,
+            way: Way::Unix("/run/host.sock".into()),
             pins: vec![Pin::from_bytes([1; 32])],
             token: JoinToken::from_bytes([7; 32]),
         }

@@ -1,7 +1,7 @@
 //! TLS to the host: version 1.3 alone, the host known by its key and by nothing else. Names, dates
 //! and whoever has signed a certificate count for nothing: this machine has neither a clock nor a CA.
 
-use std::{error::Error, fmt, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme,
@@ -49,7 +49,7 @@ pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
     client: Arc<ClientConfig>,
 ) -> Result<TlsStream<S>, String> {
     // A host has no name: this one is neither sent nor looked at.
-    let nobody = ServerName::IpAddress(IpAddr::from([0; 4]).into());
+    let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
     let shaking = TlsConnector::from(client).connect(nobody, stream);
     match timeout(PATIENCE, shaking).await {
         Ok(Ok(stream)) => Ok(stream),

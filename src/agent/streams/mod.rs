@@ -3,12 +3,15 @@
 //! A task of its own does it: the network being configured never holds a byte up. What the
 //! protocol wants is `tether_wire::streams`' affair, here is only the carrying.
 
-mod port;
 mod pump;
 
+use tether_wire::streams::PORT;
 use tokio::sync::{mpsc, watch};
 
-use crate::init::Ends;
+use crate::{
+    init::Ends,
+    port::{self, Port},
+};
 
 /// How to tell the task. Two things are told in its life.
 const QUEUE: usize = 4;
@@ -32,8 +35,8 @@ impl Streams {
     /// Opens the port and starts the task, on the current tokio runtime. `None` where the machine
     /// has no such port, or it cannot be opened, which the log tells.
     pub(crate) async fn open() -> Option<Self> {
-        let path = port::find().await?;
-        match port::Port::at(path) {
+        let path = port::find(PORT).await?;
+        match Port::at(path) {
             Ok(port) => Some(Self::start(port)),
             Err(error) => {
                 tracing::error!("the port of the standard streams: {error}");
@@ -42,7 +45,7 @@ impl Streams {
         }
     }
 
-    fn start(port: port::Port) -> Self {
+    fn start(port: Port) -> Self {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (told, over) = watch::channel(false);
         tokio::spawn(async move {

@@ -20,8 +20,11 @@ use tokio::{
     task::yield_now,
 };
 
-use super::{Command, port::Port};
-use crate::init::{Ends, resize};
+use super::Command;
+use crate::{
+    init::{Ends, resize},
+    port::Port,
+};
 
 type End = Arc<AsyncFd<File>>;
 
@@ -364,7 +367,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::streams::{Streams, port::Port};
+    use crate::streams::Streams;
 
     /// A host on the other end of a port.
     struct Host {

@@ -42,11 +42,11 @@ impl Engine {
         let document = BootDocument {
             guest: container.id.clone(),
             management: Some(Management { mac: container.management_mac.to_string(), address: None }),
-            host: Some(HostAddress {
-                address: self.shared.settings.management_address.address().to_string(),
-                port: self.shared.settings.port,
-                pins: self.shared.host.pins().iter().map(ToString::to_string).collect(),
-            }),
+            host: Some(HostAddress::tcp(
+                self.shared.settings.management_address.address(),
+                self.shared.settings.port,
+                &self.shared.host.pins(),
+            )),
             token: match container.run.as_ref().and_then(|run| run.join.as_ref()) {
                 Some(Join::Awaited { token, .. }) => Some(token.clone()),
                 Some(Join::Bound(_)) | None => None,
