@@ -93,7 +93,7 @@ pub(crate) fn run(guests: &str, host: &str, pin: &str) -> ExitCode {
             if word == "go" {
                 for (identity, number) in identities.take().into_iter().flatten().zip(0..) {
                     let counters = Arc::clone(&counters);
-                    let channel = Channel::over(id(number), identity, move || {
+                    let channel = Channel::over(identity, move || {
                         connect(address(number), host, Arc::clone(&counters))
                     });
                     tokio::spawn(Guest::new(channel, number).run());

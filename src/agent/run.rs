@@ -15,7 +15,7 @@ use tether_wire::{
     names::NameTables,
     problem::Problem,
     state::DesiredState,
-    value::MacAddr,
+    value::{GuestId, MacAddr},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -143,12 +143,32 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         (None, Some(tether)) => {
             tracing::debug!(guest = %boot.guest, "waiting for the host");
             let identity = Identity::open(&own, &boot.guest, tether)?;
-            let channel = Channel::start(boot.guest.clone(), identity, tether.way.clone(), namespace)?;
+            let before = (boot.guest.clone(), tether.clone());
+            let anew = move || copy(options.boot.as_deref(), &own, &before);
+            let channel = Channel::start(identity, tether.way.clone(), namespace, anew)?;
             channel.in_force(agent.applied(), agent.names());
             by_host(agent, supervisor, &boot, channel).await
         }
         (None, None) => Err(RunError::NoHost),
     }
+}
+
+/// Who a copy of this machine is: the boot document may be another one for it, with a token of its own.
+/// The way to the host is the one there was.
+fn copy(path: Option<&Path>, own: &Path, before: &(GuestId, Tether)) -> Result<Identity, IdentityError> {
+    let now = match boot::load(path) {
+        Ok(Boot { guest, tether: Some(tether), .. }) => Some((guest, tether)),
+        Ok(_) => {
+            tracing::warn!("the boot document names no host any more; taking what it said before");
+            None
+        }
+        Err(error) => {
+            tracing::warn!("{error}; taking what the boot document said before");
+            None
+        }
+    };
+    let (guest, tether) = now.as_ref().unwrap_or(before);
+    Identity::make(own, guest, tether)
 }
 
 /// Takes the management NIC out of this network namespace, now and whenever it is plugged in again.

@@ -9,6 +9,7 @@
 
 mod apart;
 mod carriers;
+mod copies;
 mod enrolment;
 mod place;
 mod python;

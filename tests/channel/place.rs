@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    path::PathBuf,
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -58,12 +59,12 @@ impl Place {
 
     /// The same, with other options.
     pub(crate) fn agent_with(&self, options: &[&str], pins: &[Pin], token: &JoinToken) -> Process {
-        let host = json!({ "address": HOST, "port": PORT, "pins": pins });
-        let management = json!({ "mac": MAC, "address": "10.99.0.2/24" });
-        self.start(
-            options,
-            &json!({ "guest": GUEST, "management": management, "host": host, "token": token.to_secret() }),
-        )
+        self.start(options, &document(pins, token))
+    }
+
+    /// From now on the boot document has these.
+    pub(crate) fn has_document(&self, pins: &[Pin], token: &JoinToken) {
+        self.write(&document(pins, token));
     }
 
     /// The same, by another way than a NIC.
@@ -74,9 +75,14 @@ impl Place {
         self.start(&["--run", "/run/tether"], &boot)
     }
 
-    fn start(&self, options: &[&str], boot: &Value) -> Process {
+    fn write(&self, boot: &Value) -> PathBuf {
         let file = self.directory.path().join("boot.json");
         fs::write(&file, boot.to_string()).expect("a file");
+        file
+    }
+
+    fn start(&self, options: &[&str], boot: &Value) -> Process {
+        let file = self.write(boot);
         let mut command = self.inside.command("sh");
         command.args(["-c", "exec \"$0\" \"$@\" 2>&1"]).arg(binary("tether"));
         command.args(["run", "--log", "debug", "--boot"]).arg(file).args(options);
@@ -87,6 +93,16 @@ impl Place {
     pub(crate) fn file(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
+}
+
+/// The boot document of a guest with a management NIC.
+fn document(pins: &[Pin], token: &JoinToken) -> Value {
+    json!({
+        "guest": GUEST,
+        "management": { "mac": MAC, "address": "10.99.0.2/24" },
+        "host": { "address": HOST, "port": PORT, "pins": pins },
+        "token": token.to_secret(),
+    })
 }
 
 /// An admission that everybody here knows.

@@ -39,6 +39,7 @@ const VERSION: u32 = 1;
 /// What the guest is known by, and knows its host by.
 #[derive(Debug)]
 pub struct Identity {
+    guest: GuestId,
     directory: PathBuf,
     page: Page,
     certificate: CertificateDer<'static>,
@@ -79,23 +80,44 @@ impl Identity {
     /// The identity that is kept in `directory` for this guest and this way to its host; a new one
     /// where there is none that can be used.
     pub fn open(directory: &Path, guest: &GuestId, tether: &Tether) -> Result<Self, IdentityError> {
+        match kept(&directory.join(FILE), occasion(guest, tether)) {
+            Some((key, page)) => Self::new(directory, guest, tether, &key, page),
+            None => Self::make(directory, guest, tether),
+        }
+    }
+
+    /// A new identity in the place of the one that is kept in `directory`, whatever that is for.
+    pub fn make(directory: &Path, guest: &GuestId, tether: &Tether) -> Result<Self, IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let der = Zeroizing::new(key.serialize_der());
         let occasion = occasion(guest, tether);
-        let kept = kept(&directory.join(FILE), occasion);
-        let is_new = kept.is_none();
-        let (key, page) = kept.map_or_else(|| made(occasion, tether), Ok)?;
+        let page = Page { version: VERSION, occasion, key: der, pins: tether.pins.clone() };
+        let identity = Self::new(directory, guest, tether, &key, page)?;
+        // Before its first use: an agent that is killed right after that is known already.
+        let _ = identity.write();
+        Ok(identity)
+    }
+
+    fn new(
+        directory: &Path,
+        guest: &GuestId,
+        tether: &Tether,
+        key: &KeyPair,
+        page: Page,
+    ) -> Result<Self, IdentityError> {
         let mut parameters = CertificateParams::default();
         // The certificate is the form in which TLS takes a key: what else it says is looked at by
         // nobody. Its dates are rcgen's own, 1975 to 4096; this machine has perhaps no clock.
         parameters.distinguished_name = DistinguishedName::new();
-        let certificate = parameters.self_signed(&key)?.der().clone();
+        let certificate = parameters.self_signed(key)?.der().clone();
         let client = Arc::new(tls::client(&page.pins, &certificate, &page.key)?);
-        let identity =
-            Self { directory: directory.to_owned(), page, certificate, token: tether.token.clone(), client };
-        if is_new {
-            // Before its first use: an agent that is killed right after that is known already.
-            let _ = identity.write();
-        }
-        Ok(identity)
+        let (guest, directory, token) = (guest.clone(), directory.to_owned(), tether.token.clone());
+        Ok(Self { guest, directory, page, certificate, token, client })
+    }
+
+    /// Who the guest is.
+    pub(super) fn guest(&self) -> &GuestId {
+        &self.guest
     }
 
     /// What the host knows the guest by when it comes for the first time.
@@ -151,13 +173,6 @@ fn kept(path: &Path, occasion: Digest) -> Option<(KeyPair, Page)> {
     Some((key?.ok()?, page))
 }
 
-/// A new key, to be kept.
-fn made(occasion: Digest, tether: &Tether) -> Result<(KeyPair, Page), rcgen::Error> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let der = Zeroizing::new(key.serialize_der());
-    Ok((key, Page { version: VERSION, occasion, key: der, pins: tether.pins.clone() }))
-}
-
 /// One guest, in one boot, with one boot document.
 fn occasion(guest: &GuestId, tether: &Tether) -> Digest {
     codec::digest(&(report::boot_id(), guest.to_string(), &tether.pins, &tether.token))
@@ -197,6 +212,10 @@ mod tests {
         assert!(!first.trust(&[]) && !first.trust(&[PIN; 3]));
         let next = open(&guest, 7);
         assert_eq!((&next.page.key, &next.page.pins), (&first.page.key, &vec![PIN, NEXT]));
+        // A copy of this machine is another guest, though nothing else has changed.
+        let copy = Identity::make(&path, &guest, &tether(7)).unwrap();
+        assert_ne!(copy.page.key, first.page.key);
+        assert_eq!(open(&guest, 7).page.key, copy.page.key);
         // Another guest or another token: another key, and the boot document's pins.
         let bytes = fs::read(&file).unwrap();
         for (guest, token) in [("b", 7), ("a", 8)] {

@@ -7,12 +7,14 @@
 mod backoff;
 mod carrier;
 mod dial;
+mod generation_id;
 mod identity;
 mod session;
 mod tls;
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     io,
     sync::{
         Arc,
@@ -27,7 +29,6 @@ use tether_wire::{
     message::{Event, EventKind, Exit, FromGuest, FromHost},
     protocols::Protocols,
     status::{Stamp, Status},
-    value::GuestId,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -37,6 +38,7 @@ use tokio::{
 use crate::{management::Namespace, report};
 use backoff::Backoff;
 use carrier::Carrier;
+use generation_id::GenerationId;
 
 pub use identity::{Identity, IdentityError};
 
@@ -97,14 +99,15 @@ struct State {
 
 impl Channel {
     /// Starts to dial the host by `way` as `identity`, for as long as the process lives: in a thread
-    /// of its own, in `namespace` if there is one.
+    /// of its own, in `namespace` if there is one. Once this machine is a copy of the one that had
+    /// that identity, `anew` makes another; without one there is no tether any more.
     pub fn start(
-        guest: GuestId,
         identity: Identity,
         way: Way,
         namespace: Option<Arc<Namespace>>,
+        mut anew: impl FnMut() -> Result<Identity, IdentityError> + Send + 'static,
     ) -> io::Result<Self> {
-        let (channel, session) = Self::new(guest, identity);
+        let (channel, session) = Self::new(identity);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (begun, has_begun) = std::sync::mpsc::channel();
         let thread = move || {
@@ -117,7 +120,14 @@ impl Channel {
                 Ok(carrier) => {
                     drop(begun.send(Ok(())));
                     tracing::debug!("the host is at {carrier}");
-                    runtime.block_on(keep_connected(session, || carrier.connect()));
+                    runtime.block_on(async {
+                        let generation = GenerationId::watch();
+                        let copied = async || {
+                            generation.changed().await;
+                            anew()
+                        };
+                        keep_connected(session, || carrier.connect(), copied).await;
+                    });
                 }
                 Err(error) => drop(begun.send(Err(error))),
             }
@@ -129,24 +139,23 @@ impl Channel {
 
     /// As [`start`](Self::start), in a task, over streams that `connect` makes, one after the
     /// other; or it says in one line what stands in the way. It may take its time, but not for ever.
-    pub fn over<S, F>(guest: GuestId, identity: Identity, connect: impl FnMut() -> F + Send + 'static) -> Self
+    pub fn over<S, F>(identity: Identity, connect: impl FnMut() -> F + Send + 'static) -> Self
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: Future<Output = Result<S, String>> + Send + 'static,
     {
-        let (channel, session) = Self::new(guest, identity);
-        tokio::spawn(keep_connected(session, connect));
+        let (channel, session) = Self::new(identity);
+        tokio::spawn(keep_connected(session, connect, std::future::pending));
         channel
     }
 
     /// Both ends of what the agent says and hears.
-    fn new(guest: GuestId, identity: Identity) -> (Self, session::Session) {
+    fn new(identity: Identity) -> (Self, session::Session) {
         let (to_agent, inbox) = mpsc::channel(QUEUE);
         let (outbox, from_agent) = mpsc::channel(QUEUE);
         let (state, watched) = watch::channel(State::default());
         let shared = Arc::new(Shared::default());
         let session = session::Session {
-            guest,
             identity,
             protocols: Protocols::SPOKEN,
             boot_id: report::boot_id(),
@@ -229,7 +238,37 @@ impl Channel {
     }
 }
 
-async fn keep_connected<S, F>(mut session: session::Session, mut connect: impl FnMut() -> F)
+/// Is the guest that `copied` says, once it says so: a copy of a machine must not speak by its
+/// origin's key.
+async fn keep_connected<S, F>(
+    mut session: session::Session,
+    mut connect: impl FnMut() -> F,
+    mut copied: impl AsyncFnMut() -> Result<Identity, IdentityError>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Result<S, String>>,
+{
+    loop {
+        let copied = tokio::select! {
+            never = connect_again_and_again(&mut session, &mut connect) => match never {},
+            copied = copied() => copied,
+        };
+        session.shared.connection.store(0, Relaxed);
+        match copied {
+            Ok(identity) => session.identity = identity,
+            Err(error) => {
+                tracing::error!("{error}; this machine is a copy, and has no tether from now on");
+                return session.meanwhile(std::future::pending()).await;
+            }
+        }
+        tracing::warn!("this machine is a copy of another: its key is a new one");
+    }
+}
+
+async fn connect_again_and_again<S, F>(
+    session: &mut session::Session,
+    connect: &mut impl FnMut() -> F,
+) -> Infallible
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Result<S, String>>,

@@ -15,7 +15,6 @@ use tether_wire::{
         FromGuest, FromHost, Hello, HostKeyKept, MessageError, Ping, Pong, Sender, Welcome, WorkloadExited,
     },
     protocols::Protocols,
-    value::GuestId,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -33,7 +32,6 @@ const SILENT_INTERVALS: u32 = 3;
 
 /// What lives longer than one connection.
 pub(super) struct Session {
-    pub(super) guest: GuestId,
     pub(super) identity: Identity,
     /// What it offers its host to speak.
     pub(super) protocols: Protocols,
@@ -149,7 +147,7 @@ impl Session {
         let hello = Hello {
             protocol_min: self.protocols.min,
             protocol_max: self.protocols.max,
-            guest: self.guest.to_string(),
+            guest: self.identity.guest().to_string(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             capabilities: Vec::new(),
             boot_id: self.boot_id.clone(),
@@ -348,7 +346,6 @@ mod tests {
         let identity = Identity::open(directory.path(), &guest, &tether()).unwrap();
         Ends {
             session: Session {
-                guest,
                 identity,
                 protocols: Protocols::SPOKEN,
                 boot_id: "b".into(),
