@@ -14,6 +14,7 @@ mod start;
 mod stdio;
 mod supervisor;
 mod user;
+mod vsock;
 mod workload;
 
 pub use console::{tell_cannot_run, tell_ended};

@@ -18,6 +18,7 @@ use super::{
     root::Container,
     stdio::{self, Ends},
     user::{self, User},
+    vsock,
 };
 
 /// Where programs are looked for, as in Docker's images.
@@ -74,6 +75,7 @@ pub(super) fn start(
     if privileged == Some(false) {
         fs::write(USER_NAMESPACES, "0").or_else(missing).map_err(|error| cannot(USER_NAMESPACES, &error))?;
     }
+    let has_vsock = vsock::is_there();
     let groups: Vec<libc::gid_t> = user.groups.clone();
     let (uid, gid) = (user.uid, user.gid);
     let enter = move || {
@@ -85,6 +87,9 @@ pub(super) fn start(
             Container::enter(privileged)?;
             if !privileged {
                 drop_capabilities()?;
+                if has_vsock {
+                    vsock::forgo()?;
+                }
             }
         }
         chdir(path.as_c_str())?;
