@@ -17,6 +17,13 @@ fn a_container_sees_nothing_of_the_tether_and_a_privileged_one_no_way_to_it() {
     let docker = Docker::new(&["busybox"]);
     docker.ok(&["network", "create", "inner"]);
     docker.ok(&["run", "-d", "--net=inner", "--name=neighbour", "busybox", "sleep", "1000"]);
+    // The host's numbers say that it is there.
+    let request = "GET /metrics HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n";
+    let (status, numbers) = docker.raw(request.as_bytes());
+    assert_eq!(status, 200, "{numbers}");
+    for line in ["tether_guests{state=\"in_force\"} 1\n", "tether_apply_seconds_count 1\n", "# EOF\n"] {
+        assert!(numbers.contains(line), "no {line:?}: {numbers}");
+    }
     // Where the neighbour and the host are on the management network.
     let neighbours = docker.host.run("ip -6 neighbour show dev vch-management");
     let neighbour = neighbours.split_whitespace().next().expect("the neighbour has spoken").to_owned();

@@ -43,10 +43,45 @@ pub(crate) struct Guest {
     /// The newest tables that it has said it has: when it comes back with them, it is sent what has
     /// changed since.
     had_names: Option<Tables>,
+    /// The digest of what it says is in force.
+    in_force: Option<Digest>,
+    /// The digest of what it has said it cannot put in force.
+    failed: Option<Digest>,
     /// What the guest has verified, and waits to be confirmed.
     unconfirmed: Option<Verified>,
     /// Its connection and the number that tells it from earlier ones.
     connection: Option<(u64, Outbox)>,
+    /// Whether it has ever had one.
+    was_there: bool,
+}
+
+/// How it stands with a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// It is not there.
+    Away,
+    /// Nothing is wanted of it.
+    Idle,
+    /// What is wanted is on its way.
+    Pending,
+    /// What is wanted is in force.
+    InForce,
+    /// What is wanted cannot be put in force.
+    Failed,
+}
+
+impl Condition {
+    pub(crate) const ALL: [Self; 5] = [Self::Away, Self::Idle, Self::Pending, Self::InForce, Self::Failed];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Away => "away",
+            Self::Idle => "idle",
+            Self::Pending => "pending",
+            Self::InForce => "in_force",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// A desired state that any guest will take. It is made without a lock: a long one takes its time.
@@ -81,6 +116,18 @@ impl Guest {
         }
     }
 
+    /// How it stands with it.
+    pub(crate) fn condition(&self) -> Condition {
+        let wanted = self.state.document.as_ref().map(|(stamp, _)| stamp.digest);
+        match wanted {
+            _ if self.connection.is_none() => Condition::Away,
+            None => Condition::Idle,
+            wanted if wanted == self.in_force => Condition::InForce,
+            wanted if wanted == self.failed => Condition::Failed,
+            Some(_) => Condition::Pending,
+        }
+    }
+
     /// Wants a state of this guest from now on, and sends it if there is a connection.
     pub(crate) fn want_state(
         &mut self,
@@ -89,6 +136,7 @@ impl Guest {
         if let Some((_, outbox)) = &self.connection {
             outbox.state(Apply { generation: self.state.highest + 1, state: state.clone() });
         }
+        self.failed = None;
         self.state.set(|generation| Stamp { generation, digest }, state)
     }
 
@@ -149,7 +197,9 @@ impl Guest {
         if let Some((generation, state)) = self.state.resync(hello.applied) {
             outbox.state(Apply { generation, state });
         }
+        self.in_force = hello.applied.map(|stamp| stamp.digest);
         self.connection = Some((number, outbox));
+        self.was_there = true;
         waiting
     }
 
@@ -162,6 +212,11 @@ impl Guest {
     /// Whether this is the guest's connection, and not one that another has replaced.
     pub(crate) fn is_current(&self, number: u64) -> bool {
         self.connection.as_ref().is_some_and(|(current, _)| *current == number)
+    }
+
+    /// Whether it has ever had a connection.
+    pub(crate) fn was_there(&self) -> bool {
+        self.was_there
     }
 
     /// Whether it has a connection.
@@ -182,6 +237,7 @@ impl Guest {
             self.unconfirmed = Some(verified);
             return;
         }
+        self.in_force = Some(stamp.digest);
         self.state.answered(|wanted| wanted == stamp, Ok(verified));
     }
 
@@ -190,6 +246,7 @@ impl Guest {
         let this = |verified: &mut Verified| verified.stamp.generation == generation;
         if let Some(verified) = self.unconfirmed.take_if(this) {
             let stamp = verified.stamp;
+            self.in_force = Some(stamp.digest);
             self.state.answered(|wanted| wanted == stamp, Ok(verified));
         }
     }
@@ -199,6 +256,10 @@ impl Guest {
         // has the guest's number, and the document goes out again above it.
         if failed.failure.phase != Phase::Generation {
             let generation = failed.generation;
+            let wanted = self.state.document.as_ref().map(|(stamp, _)| stamp);
+            if let Some(wanted) = wanted.filter(|wanted| wanted.generation == generation) {
+                self.failed = Some(wanted.digest);
+            }
             let failed = Err(ApplyError::Failed(Box::new(failed)));
             self.state.answered(|wanted| wanted.generation == generation, failed);
         }
@@ -248,6 +309,7 @@ impl Guest {
         {
             outbox.state(Apply { generation, state });
         }
+        self.in_force = status.applied.map(|stamp| stamp.digest);
         self.status = Some(status);
     }
 }

@@ -1,21 +1,36 @@
 //! Drive the networking of container VMs from any Rust program.
 //!
 //! A [`Host`] listens on the management network, on vsock or Unix sockets, and takes serial ports and
-//! any other byte stream. Guests dial in; what each of them is to have is
-//! said with [`Host::apply`] and [`Host::update_names`], at any time, connected or not: the host
-//! keeps the newest document of each guest and brings a guest that comes back up to date.
+//! any other byte stream. Guests dial in; what each of them is to have is said with [`Host::apply`] and
+//! [`Host::update_names`], at any time, connected or not: the host keeps the newest document of each
+//! guest and brings a guest that comes back up to date.
 //!
-//! ```no_run
-//! use tether_host::{Admission, Host, Identity, Options, state::{DesiredState, Interface, Match}};
+//! ```
+//! use std::time::Duration;
+//! use tether_host::{
+//!     Admission, ApplyError, GuestId, Host, Identity, Options,
+//!     prometheus_client::{encoding::text, registry::Registry},
+//!     state::{DesiredState, Interface, Match},
+//! };
+//! use tokio::time::timeout;
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // What guests know the host by; a real host keeps it.
 //! let identity = Identity::generate()?;
-//! let host = Host::listen(Options::on("[fe80::1%2]:7373".parse()?, identity)).await?;
-//! let server = "server".parse()?;
-//! let admission = Admission::new(std::time::Duration::from_mins(10));
-//! // Both are for the guest's boot document.
-//! let (pins, token) = (host.pins(), admission.token.to_secret());
+//! // On a management network `[fe80::1%2]:7373`, say.
+//! let host = Host::listen(Options::on("127.0.0.1:0".parse()?, identity)).await?;
+//! let server: GuestId = "server".parse()?;
+//! let admission = Admission::new(Duration::from_mins(10));
+//! // These are for the guest's boot document: where the host is, what it is known by, and what the
+//! // guest is known by the first time.
+//! let boot = format!(
+//!     r#"{{ "guest": "{server}",
+//!           "management": {{ "mac": "02:7e:00:00:00:02", "address": "127.0.0.2/8" }},
+//!           "host": {{ "address": "127.0.0.1", "port": {}, "pins": ["{}"] }},
+//!           "token": "{}" }}"#,
+//!     host.address().port(), host.pins()[0], admission.token.to_secret().reveal(),
+//! );
 //! host.admit(&server, admission);
 //!
 //! let state = DesiredState {
@@ -28,14 +43,34 @@
 //!     }],
 //!     ..DesiredState::default()
 //! };
-//! // Resolves when the guest has read its kernel back and found everything as desired.
-//! let verified = host.apply(&server, state).await?;
-//! println!("in force after {} µs", verified.took_us);
+//! // Resolves when the guest has read its kernel back and found everything as desired. Until somebody
+//! // boots a machine with that document there is nobody to do so: what is wanted stays wanted.
+//! match timeout(Duration::from_millis(20), host.apply(&server, state)).await {
+//!     Ok(Ok(verified)) => println!("in force after {} us", verified.took_us),
+//!     Ok(Err(ApplyError::Failed(failed))) => println!("{:?}: {:?}", server, failed.failure.problems),
+//!     Ok(Err(error)) => return Err(error.into()),
+//!     Err(_) => println!("{server} is not there yet"),
+//! }
+//! // What is wrong in itself never gets to a guest. All of it is told at once.
+//! let wrong = DesiredState { hostname: "not a name".into(), ..DesiredState::default() };
+//! let Err(ApplyError::Wrong(problems)) = host.apply(&server, wrong).await else { panic!() };
+//! assert_eq!(problems[0].path, "hostname");
+//!
+//! let (mut registry, mut numbers) = (Registry::default(), String::new());
+//! host.register(&mut registry);
+//! text::encode(&mut numbers, &registry)?;
+//! assert!(numbers.contains("tether_guests{state=\"away\"} 1"));
+//! # let document: tether_wire::boot::BootDocument = serde_json::from_str(&boot)?;
+//! # assert_eq!(document.check().unwrap().guest, server);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Cancelling any of the futures here is safe: what was asked for stays asked for.
+//! Dropping any of the futures here is safe at any point: what was asked for stays asked for, and only
+//! the answer is not heard. What is to be waited for and not heard twice is in [`Host::events`] too.
+//!
+//! The log (`tracing`) has a span for each connection, `guest` with the guest's id and where it is from,
+//! and in it `apply` with the generation for each desired state.
 
 #![forbid(unsafe_code)]
 
@@ -47,6 +82,7 @@ mod guest;
 mod identity;
 mod keys;
 mod listen;
+mod metrics;
 mod outbox;
 mod session;
 mod strangers;
@@ -77,6 +113,7 @@ pub use admission::Admission;
 pub use error::{ApplyError, NamesError};
 pub use event::{Event, EventKind};
 pub use identity::{Identity, IdentityError};
+pub use prometheus_client;
 pub use tables::Tables;
 pub use tether_wire::{
     boot,
@@ -89,6 +126,7 @@ use guest::{Checked, Guest};
 use keys::Keys;
 use listen::Listener;
 use message::{HostKey, NamesApplied, Signal, Stop, Verified};
+use metrics::Metrics;
 use names::NameTables;
 use session::Stranger;
 use state::DesiredState;
@@ -147,6 +185,7 @@ struct Shared {
     /// Counts connections.
     connections: AtomicU64,
     turned_away: TurnedAway,
+    metrics: Metrics,
     events: broadcast::Sender<Event>,
 }
 
@@ -169,6 +208,7 @@ impl Host {
             keys: Mutex::new(Keys::new(options.identity)),
             connections: AtomicU64::new(0),
             turned_away: TurnedAway::default(),
+            metrics: Metrics::default(),
             events: broadcast::channel(EVENTS).0,
         });
         let host = Self { shared, address, listening: Arc::default() };

@@ -151,8 +151,9 @@ impl Drop for Outbox {
 }
 
 impl Waiting {
-    /// The next message, `None` once the connection is to end. Cancel-safe.
-    pub(crate) async fn next(&self) -> Option<Frame> {
+    /// The next message, with the generation of a desired state; `None` once the connection is to end.
+    /// Cancel-safe.
+    pub(crate) async fn next(&self) -> Option<(Frame, Option<u64>)> {
         loop {
             let next = {
                 let mut slots = self.0.slots();
@@ -163,8 +164,13 @@ impl Waiting {
             };
             match next {
                 // Large documents take their time: others may fill the slots meanwhile.
-                Some(Next::Message(message)) => return Some(message.to_frame()),
-                Some(Next::Names(due)) => return Some(due.frame()),
+                Some(Next::Message(message)) => {
+                    let FromHost::Apply(Apply { generation, .. }) = message else {
+                        return Some((message.to_frame(), None));
+                    };
+                    return Some((message.to_frame(), Some(generation)));
+                }
+                Some(Next::Names(due)) => return Some((due.frame(), None)),
                 None => {}
             }
             self.0.filled.notified().await;

@@ -21,6 +21,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout, timeout_at},
 };
 use tokio_util::codec::Framed;
+use tracing::{Instrument, Span};
 
 use crate::{
     Shared,
@@ -28,6 +29,7 @@ use crate::{
     credit::Credit,
     event::EventKind,
     guest::is_sane,
+    metrics::{Metrics, Reason},
     outbox::Waiting,
     strangers::Place,
     tls,
@@ -116,17 +118,29 @@ async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     drop(place);
     // From here on as long messages as any guest's.
     stream.codec_mut().expect(Sender::Guest.limit());
+    let span = tracing::info_span!("guest", %guest, peer);
+    converse(stream, key, guest, hello, shared).instrument(span).await;
+}
+
+/// Serves a guest that was welcomed, until its connection ends.
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: Stream<S>,
+    key: Pin,
+    guest: GuestId,
+    hello: Hello,
+    shared: Arc<Shared>,
+) {
     let number = shared.next_connection();
     let Some(waiting) = connect(&guest, key, number, &hello, &shared) else {
         return;
     };
-    tracing::debug!(%guest, peer, "connected");
+    tracing::debug!("connected");
     // A guest that lost its connection before it was confirmed can be heard again: so can we.
     let in_force = hello.applied.map(|stamp| Confirm { generation: stamp.generation });
     shared.tell(&guest, EventKind::Connected(hello));
     let replies = Replies { confirm: in_force, pong: None };
     let Err(broken) = carry(Line::new(stream, now()), &guest, number, &shared, &waiting, replies).await;
-    tracing::debug!(%guest, peer, "disconnected: {broken}");
+    tracing::debug!("disconnected: {broken}");
     let replaced = {
         let mut guests = shared.guests();
         match guests.get_mut(&guest) {
@@ -150,6 +164,9 @@ fn connect(guest: &GuestId, key: Pin, number: u64, hello: &Hello, shared: &Share
     let mut guests = shared.guests();
     let record = guests.get_mut(guest)?;
     record.enrolment.as_ref().filter(|enrolment| enrolment.key() == Some(key))?;
+    if record.was_there() {
+        shared.metrics.reconnects.inc();
+    }
     let waiting = record.connected(number, hello);
     if let Some(told) = shared.keys().greeting() {
         record.host_key(told);
@@ -189,10 +206,14 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Whether a guest is let in, and in which protocol. The host program is told of it here.
 fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestId, u16), String> {
-    let guest: GuestId = hello.guest.parse().map_err(|error| format!("{error}"))?;
-    let refused = |reason: String| {
-        shared.tell(&guest, EventKind::Refused { reason: reason.clone() });
-        reason
+    let guest: GuestId = hello.guest.parse().map_err(|error| {
+        shared.metrics.refuse(Reason::Id);
+        format!("{error}")
+    })?;
+    let refused = |(reason, words): (Reason, String)| {
+        shared.metrics.refuse(reason);
+        shared.tell(&guest, EventKind::Refused { reason: words.clone() });
+        words
     };
     let protocol = agree(hello, shared.protocols).map_err(refused)?;
     let entered = {
@@ -201,29 +222,67 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
         enrolment.map(|enrolment| enrolment.enter(key, &hello.token, SystemTime::now()))
     };
     match entered {
-        None => return Err(refused(format!("{guest} is not a guest of this host"))),
+        None => return Err(refused((Reason::Unknown, format!("{guest} is not a guest of this host")))),
         Some(Ok(Entry::Known)) => {}
         Some(Ok(Entry::Enrolled)) => shared.tell(&guest, EventKind::Enrolled { key }),
         Some(Err(refusal @ Refusal::Reuse { bound })) => {
             let reuse = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown: key };
+            shared.metrics.refuse(Reason::Key);
             shared.tell(&guest, reuse);
             return Err(refusal.to_string());
         }
-        Some(Err(refusal)) => return Err(refused(refusal.to_string())),
+        Some(Err(refusal)) => {
+            let reason = if refusal == Refusal::Expired { Reason::Expired } else { Reason::Token };
+            return Err(refused((reason, refusal.to_string())));
+        }
     }
     Ok((guest, protocol))
 }
 
 /// The protocol that both speak, with a guest that makes sense.
-fn agree(hello: &Hello, spoken: Protocols) -> Result<u16, String> {
+fn agree(hello: &Hello, spoken: Protocols) -> Result<u16, (Reason, String)> {
     let guest = Protocols { min: hello.protocol_min, max: hello.protocol_max };
-    let protocol = spoken
-        .common(guest)
-        .ok_or_else(|| format!("no protocol in common: the guest speaks {guest}, this host {spoken}"))?;
+    let Some(protocol) = spoken.common(guest) else {
+        let words = format!("no protocol in common: the guest speaks {guest}, this host {spoken}");
+        return Err((Reason::Protocol, words));
+    };
     if ![hello.applied, hello.names].iter().flatten().all(is_sane) {
-        return Err("a generation above 2^62, which no host has given out".to_owned());
+        let words = "a generation above 2^62, which no host has given out";
+        return Err((Reason::Generation, words.to_owned()));
     }
     Ok(protocol)
+}
+
+/// A desired state on its way.
+struct Applying {
+    generation: u64,
+    sent: Instant,
+    span: Span,
+}
+
+impl Applying {
+    fn sent(generation: u64) -> Self {
+        let span = tracing::debug_span!("apply", generation);
+        span.in_scope(|| tracing::debug!("sent"));
+        Self { generation, sent: Instant::now(), span }
+    }
+
+    /// Whether a guest's word is about this one, and the last about it.
+    fn hear(&self, message: &FromGuest, metrics: &Metrics) -> bool {
+        let _in = self.span.enter();
+        match message {
+            FromGuest::Verified(verified) if verified.stamp.generation == self.generation => {
+                tracing::debug!(took_us = verified.took_us, "verified");
+                metrics.apply.observe(self.sent.elapsed().as_secs_f64());
+                true
+            }
+            FromGuest::Failed(failed) if failed.generation == self.generation => {
+                tracing::debug!(phase = ?failed.failure.phase, "failed");
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Carries messages both ways until the connection breaks.
@@ -240,6 +299,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut credit, mut nonce) = (Credit::new(now()), 0);
+    let mut applying: Option<Applying> = None;
     loop {
         if line.is_free() {
             for reply in replies.take() {
@@ -260,6 +320,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                     let began = now();
                     // A type or version we do not know: the guest can do without our understanding.
                     if let Some(message) = FromGuest::from_frame(&frame)? {
+                        applying.take_if(|applying| applying.hear(&message, &shared.metrics));
                         let length = frame.payload.len();
                         take(message, length, guest, number, shared, &mut replies);
                     }
@@ -270,7 +331,9 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 line.sign_of_life(now());
             }
             message = waiting.next(), if free => {
-                line.put(message.ok_or(Broken::Replaced)?, now())?;
+                let (frame, generation) = message.ok_or(Broken::Replaced)?;
+                applying = generation.map(Applying::sent).or(applying);
+                line.put(frame, now())?;
             }
             // Where something is on its way already, that will be heard.
             _ = beat.tick(), if free => {
@@ -389,7 +452,11 @@ fn take(
     };
     let event = event.and_then(|event| {
         let once = matches!(event, EventKind::WorkloadExited(_));
-        record.unheard.another(length, once).map(|place| (place, event))
+        let place = record.unheard.another(length, once);
+        if place.is_none() {
+            shared.metrics.events_dropped.inc();
+        }
+        place.map(|place| (place, event))
     });
     drop(guests);
     if let Some((place, event)) = event {

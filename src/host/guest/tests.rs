@@ -47,7 +47,7 @@ fn status(applied: Stamp) -> Arc<Status> {
 fn next(waiting: &Waiting) -> Option<FromHost> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(waiting.next()).poll(&mut context) {
-        std::task::Poll::Ready(frame) => FromHost::from_frame(&frame?).unwrap(),
+        std::task::Poll::Ready(frame) => FromHost::from_frame(&frame?.0).unwrap(),
         std::task::Poll::Pending => None,
     }
 }

@@ -1,5 +1,6 @@
 //! Sessions over a stream in memory, with a guest that does what the protocol says.
 
+mod fleet;
 mod versions;
 
 use tether_wire::identity::JoinToken;

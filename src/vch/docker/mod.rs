@@ -70,6 +70,7 @@ async fn route(engine: &Engine, request: Request<Incoming>) -> Answer {
         ["_ping"] if get || method == Method::HEAD => Ok(system::ping(method == Method::HEAD)),
         ["version"] if get => system::version(),
         ["info"] if get => system::info(engine),
+        ["metrics"] if get => Ok(system::metrics(engine)),
         ["auth"] if post => Err(EngineError::unsupported("registries are not supported: use docker load")),
 
         ["networks"] if get => networks::list(engine, &query),

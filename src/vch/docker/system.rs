@@ -1,4 +1,4 @@
-//! `_ping`, `docker version`, `docker info`.
+//! `_ping`, `docker version`, `docker info`, and numbers for Prometheus.
 
 use bollard_stubs::models;
 use hyper::{Response, header};
@@ -18,6 +18,14 @@ pub fn ping(head: bool) -> Response<Body> {
     headers.insert(header::CACHE_CONTROL, value("no-cache, no-store, must-revalidate"));
     headers.insert("Builder-Version", value("1"));
     headers.insert("Swarm", value("inactive"));
+    response
+}
+
+/// Numbers for Prometheus, in the text format of `OpenMetrics`. Docker's engine has its own at a port of their own.
+pub fn metrics(engine: &Engine) -> Response<Body> {
+    let mut response = Response::new(full(engine.metrics()));
+    let kind = value("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 

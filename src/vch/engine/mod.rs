@@ -30,7 +30,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tether_host::Host;
+use tether_host::{
+    Host,
+    prometheus_client::{encoding::text, registry::Registry},
+};
 use tether_wire::value::{IfName, Prefix};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{mpsc, watch};
@@ -233,6 +236,15 @@ impl State {
 }
 
 impl Engine {
+    /// The fleet in numbers ([`Host::register`]), in the text format of `OpenMetrics`.
+    pub fn metrics(&self) -> String {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        self.shared.host.register(&mut registry);
+        // It is written to memory.
+        let _ = text::encode(&mut text, &registry);
+        text
+    }
+
     /// What is kept, to be read. Held for moments only.
     fn state(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds the lock; if it did, the records are whole all the same.
