@@ -1,6 +1,7 @@
-//! The tether without a NIC: a Unix socket, and a serial device with whatever was left in it.
+//! What carries the tether: IPv6, and without a NIC a Unix socket, and a serial device with whatever was
+//! left in it. IPv4 is everybody else's.
 
-use std::{fs::File, io::Write as _, os::fd::OwnedFd};
+use std::{fs::File, io::Write as _, net::SocketAddrV6, os::fd::OwnedFd};
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -12,7 +13,33 @@ use tether_host::{Admission, EventKind, Host, Identity, Options, state::DesiredS
 use tether_tests::wait_for;
 use tokio::net::unix::pipe;
 
-use crate::place::{HostProgram, Place, admission, identity};
+use crate::place::{HostProgram, PORT, Place, admission, identity};
+
+#[test]
+fn a_guest_comes_by_ipv6_of_its_network_and_of_its_link_alone() {
+    for (own, address) in [(Some("fd99::2/64"), "fd99::1"), (None, "fe80::1")] {
+        let (place, admission) = (Place::new(), admission());
+        place.outside.run(&format!("ip address add {address}/64 dev pm nodad"));
+        let link = place.outside.run("ip -o link show pm");
+        let link = link.split(':').next().and_then(|number| number.parse().ok()).expect("its number");
+        let at = SocketAddrV6::new(
+            address.parse().expect("an address"),
+            PORT,
+            0,
+            if own.is_none() { link } else { 0 },
+        );
+        let token = admission.token.clone();
+        let host = HostProgram::serving(&place, Options::on(at.into(), identity()), admission, async |_| ());
+        let _tether = place.agent_at(own, address, &host.host.pins(), &token);
+        host.drives("by-ipv6");
+        assert_eq!(place.inside.run("hostname").trim(), "by-ipv6");
+        let established = place.outside.run("ss -Hnt6 state established");
+        assert!(
+            established.contains(&format!("{address}%pm")) || established.contains(&format!("[{address}]")),
+            "{established}"
+        );
+    }
+}
 
 #[test]
 fn a_guest_comes_by_a_unix_socket_and_nothing_can_cut_it_off() {

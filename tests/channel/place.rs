@@ -62,6 +62,14 @@ impl Place {
         self.start(options, &document(pins, token))
     }
 
+    /// The same, with these addresses; without one of its own it is on the link alone.
+    pub(crate) fn agent_at(&self, own: Option<&str>, host: &str, pins: &[Pin], token: &JoinToken) -> Process {
+        let mut document = document(pins, token);
+        document["management"]["address"] = json!(own);
+        document["host"]["address"] = json!(host);
+        self.start(&["--run", "/run/tether"], &document)
+    }
+
     /// From now on the boot document has these.
     pub(crate) fn has_document(&self, pins: &[Pin], token: &JoinToken) {
         self.write(&document(pins, token));

@@ -15,8 +15,16 @@ const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFl
 
 /// What is the machine's and not the container's: to be read only, or not at all.
 const READ_ONLY: [&CStr; 5] = [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
-const HIDDEN_FILES: [&CStr; 4] = [c"/proc/kcore", c"/proc/keys", c"/proc/timer_list", c"/proc/kmsg"];
-const HIDDEN_DIRECTORIES: [&CStr; 2] = [c"/proc/acpi", c"/proc/scsi"];
+const HIDDEN_FILES: [&CStr; 7] = [
+    c"/proc/kcore",
+    c"/proc/keys",
+    c"/proc/kmsg",
+    c"/proc/latency_stats",
+    c"/proc/sched_debug",
+    c"/proc/timer_list",
+    c"/proc/timer_stats",
+];
+const HIDDEN_DIRECTORIES: [&CStr; 3] = [c"/proc/acpi", c"/proc/asound", c"/proc/scsi"];
 
 /// Mounts it, in the calling process's own root.
 pub(super) fn mount_proc(privileged: bool) -> io::Result<()> {
