@@ -90,6 +90,7 @@ mod tables;
 mod tls;
 mod turned_away;
 mod unheard;
+mod unhurried;
 mod wanted;
 
 use std::{
@@ -419,6 +420,12 @@ async fn accept(listener: impl Listener, shared: Arc<Shared>) {
                     shared.turn_away(&peer, &"too many at one time");
                     continue;
                 };
+                let place = Arc::new(place);
+                let held = Arc::clone(&place);
+                sessions.spawn(async move {
+                    tokio::time::sleep(strangers::HELD).await;
+                    drop(held);
+                });
                 let stranger = Stranger::new(peer, Some(place));
                 sessions.spawn(session::secured(stream, Arc::clone(&shared), stranger));
             }

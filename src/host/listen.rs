@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::FileTypeExt,
     path::Path,
     sync::{Arc, PoisonError},
+    time::Duration,
 };
 
 use rand::random;
@@ -15,6 +16,7 @@ use tether_wire::serial::{Serial, Side};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    time::sleep,
 };
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
 
@@ -22,7 +24,12 @@ use crate::{
     Host, accept,
     session::{self, Stranger},
     strangers::Origin,
+    unhurried::Unhurried,
 };
+
+/// How long a serial port is left alone after a life: one that is opened as fast as can be would cost
+/// as much as the guest wants.
+const BETWEEN_LIVES: Duration = Duration::from_millis(50);
 
 /// Where guests dial to.
 pub(crate) trait Listener: Send + Sync + 'static {
@@ -105,13 +112,14 @@ impl Host {
         port: P,
         peer: impl Into<String>,
     ) -> io::Result<()> {
-        let (mut port, peer) = (Serial::new(port, Side::Host), peer.into());
+        let (mut port, peer) = (Serial::new(Unhurried::new(port), Side::Host), peer.into());
         loop {
             match port.open(random()).await {
                 Ok(()) => self.serve(&mut port, peer.clone()).await,
                 Err(_) if port.is_closed() => return Ok(()),
                 Err(error) => return Err(error),
             }
+            sleep(BETWEEN_LIVES).await;
         }
     }
 

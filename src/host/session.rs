@@ -75,11 +75,11 @@ pub(crate) struct Stranger {
     deadline: Instant,
     /// Its place among the strangers, given back once it is known; none where a program has handed it
     /// over.
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
 }
 
 impl Stranger {
-    pub(crate) fn new(peer: String, place: Option<Place>) -> Self {
+    pub(crate) fn new(peer: String, place: Option<Arc<Place>>) -> Self {
         Self { peer, deadline: Instant::now() + PATIENCE, place }
     }
 }

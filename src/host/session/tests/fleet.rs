@@ -159,3 +159,30 @@ async fn the_log_says_of_which_guest_and_which_generation_it_speaks() {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
 }
+
+#[tokio::test]
+async fn one_that_comes_and_goes_as_fast_as_it_can_is_hung_up_on() {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+    let (host, _) = host().await;
+    // What is no TLS is answered by an alert, where anybody looks at it.
+    let come = async || {
+        let mut stream = TcpStream::connect(host.address()).await.unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        !answer.is_empty()
+    };
+    let (began, mut looked_at) = (std::time::Instant::now(), 0);
+    for _ in 0..200 {
+        looked_at += u32::from(come().await);
+    }
+    // However slow this machine is.
+    let most = 16 * (began.elapsed().as_millis() / crate::strangers::HELD.as_millis() + 1);
+    assert!((16..=most).contains(&looked_at.into()), "{looked_at} of 200, at most {most}");
+    tokio::time::sleep(crate::strangers::HELD * 2).await;
+    assert!(come().await, "there is room again");
+    assert_eq!(host.turned_away(), 201);
+}
