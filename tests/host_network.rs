@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use tether_tests::Space;
+use tether_tests::{Space, uninterrupted};
 use vch::{
     firewall::{self, Bridge, Kind, Management, Published, Rules},
     network::Networks,
@@ -111,7 +111,7 @@ fn seen_by_udp(space: &Space, to: &str, patience: Duration) -> Option<String> {
         socket.connect(to).ok()?;
         socket.send(b"who am I?").ok()?;
         let mut buffer = [0; 100];
-        let length = socket.recv(&mut buffer).ok()?;
+        let length = uninterrupted(|| socket.recv(&mut buffer)).ok()?;
         Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
     })
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
-use tether_tests::Space;
+use tether_tests::{Space, uninterrupted};
 
 use crate::{
     answers::Message,
@@ -74,10 +74,15 @@ impl Client {
     }
 
     /// The same; `None` when none comes in time.
+    #[track_caller]
     pub(crate) fn try_receive(&self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; 65_536];
-        let length = self.socket.recv(&mut buffer).ok()?;
-        buffer.truncate(length);
+        match uninterrupted(|| self.socket.recv(&mut buffer)) {
+            Ok(length) => buffer.truncate(length),
+            // What a time limit says.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            Err(error) => panic!("no answer: {error}"),
+        }
         Some(buffer)
     }
 

@@ -17,6 +17,7 @@ pub mod process;
 pub mod space;
 
 use std::{
+    io,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -65,5 +66,20 @@ pub fn wait_for<T>(whatfor: &str, mut what: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < end, "waited {DEADLINE:?} in vain for {whatfor}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Does `what` again when it was interrupted: a receive with a time limit is, where others go on,
+/// when its process or the whole machine was stopped for a while (signal(7)).
+///
+/// # Errors
+///
+/// What else goes wrong.
+pub fn uninterrupted<T>(mut what: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match what() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
     }
 }
