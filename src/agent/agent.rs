@@ -234,6 +234,9 @@ impl Agent {
         if let Some(message) = self.journal.trouble() {
             condition("journal", message.to_owned());
         }
+        for problem in self.files.trouble() {
+            condition("files", problem.to_string());
+        }
         for skipped in
             self.in_force.iter().flat_map(|in_force| &in_force.skipped).take(report::MAX_CONDITIONS)
         {

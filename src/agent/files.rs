@@ -3,18 +3,23 @@
 //! What they should say is computed by pure functions; the shell writes them: atomically by
 //! rename, or in place where the file is a mount point and cannot be renamed over. Of
 //! `/etc/hosts` tether owns a marked block and nothing else.
+//!
+//! A container may do to the files it is shown what it likes, and harms itself alone by it: nothing
+//! here waits for it or reads more than a limit, and what it makes unwritable is told
+//! ([`Files::trouble`]) and holds nothing else up.
 
 use std::{
     fmt::Write as _,
     fs, io,
-    io::Write as _,
+    io::{Read as _, Write as _},
     net::IpAddr,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
+    libc,
     unistd::{gethostname, sethostname},
 };
 use tether_wire::{check::Desired, problem::Problem, upstream::EMBEDDED_DNS, value::is_link_local};
@@ -25,6 +30,11 @@ const BLOCK_END: &str = "# tether end";
 /// Where the kernel shows its domain name (`setdomainname(2)`) and lets it be set.
 const DOMAINNAME: &str = "/proc/sys/kernel/domainname";
 
+/// The longest file that is read: lists of names that are to lead nowhere are a few MiB.
+const LONGEST: u64 = 64 << 20;
+/// The longest that a container is shown. tether's own part of `/etc/hosts` is below 2 MiB.
+const LONGEST_SHOWN: u64 = 4 << 20;
+
 /// The files and the host name of one guest.
 #[derive(Debug)]
 pub struct Files {
@@ -32,6 +42,8 @@ pub struct Files {
     /// The files are shown in other places by bind mounts: these show what was there when they
     /// were made, so the files are written in place. `hostname` is among them.
     shown: bool,
+    /// Which of the files that are shown do not say what they should.
+    trouble: Vec<Problem>,
     /// The last resolv.conf this process wrote. A container that edits the file afterwards is
     /// left alone until tether has something new to say.
     resolv_conf: Option<String>,
@@ -40,79 +52,97 @@ pub struct Files {
 /// What they said before, to go back to.
 #[derive(Debug)]
 pub struct Snapshot {
-    hosts: Option<Vec<u8>>,
-    resolv_conf: Option<Vec<u8>>,
+    hosts: Before,
+    resolv_conf: Before,
     last: Option<String>,
     hostname: Option<std::ffi::OsString>,
     domain: Option<String>,
-    hostname_file: Option<Vec<u8>>,
+    hostname_file: Before,
 }
+
+/// What a file said, if it was there; an error where that cannot be known.
+type Before = io::Result<Option<Vec<u8>>>;
 
 impl Files {
     /// Files below `etc`, usually `/etc`.
     pub fn new(etc: PathBuf) -> Self {
-        Self { etc, shown: false, resolv_conf: None }
+        Self { etc, shown: false, trouble: Vec::new(), resolv_conf: None }
     }
 
     /// Files below `etc` that a container sees by bind mounts, `hostname` too.
     pub fn shown(etc: PathBuf) -> Self {
-        Self { etc, shown: true, resolv_conf: None }
+        Self { shown: true, ..Self::new(etc) }
+    }
+
+    /// Which of the files that a container is shown do not say what they should, and why.
+    pub fn trouble(&self) -> &[Problem] {
+        &self.trouble
     }
 
     /// What they say now.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
-            hosts: fs::read(self.etc.join("hosts")).ok(),
-            resolv_conf: fs::read(self.etc.join("resolv.conf")).ok(),
+            hosts: self.read("hosts"),
+            resolv_conf: self.read("resolv.conf"),
             last: self.resolv_conf.clone(),
             hostname: gethostname().ok(),
             domain: domainname(),
-            hostname_file: fs::read(self.etc.join("hostname")).ok(),
+            hostname_file: self.read("hostname"),
         }
     }
 
     /// Makes them say what `desired` wants. Files that say it already are not written.
-    pub fn put_in_force(&mut self, desired: &Desired) -> Result<(), Problem> {
-        if let Some(name) = &desired.hostname
-            && gethostname().is_ok_and(|now| now != name.as_str())
-        {
-            sethostname(name).map_err(|errno| {
-                Problem::new(
-                    "hostname",
-                    format!("cannot be set: {errno:?}; tether needs CAP_SYS_ADMIN for it"),
-                )
-            })?;
+    ///
+    /// A file that a container is shown and that cannot be written is no error but
+    /// [`trouble`](Self::trouble): the container is not to choose which network it has.
+    pub fn put_in_force(&mut self, desired: &Desired) -> Result<(), Vec<Problem>> {
+        put_names_in_force(desired).map_err(|problem| vec![problem])?;
+        let done = [self.put_hostname(), self.put_hosts(desired), self.put_resolv_conf(desired)];
+        let problems: Vec<_> = done.into_iter().filter_map(Result::err).collect();
+        if !self.shown {
+            return if problems.is_empty() { Ok(()) } else { Err(problems) };
         }
-        if let Some(domain) = &desired.domain
-            && domainname().as_ref() != Some(domain)
-        {
-            fs::write(DOMAINNAME, domain).map_err(|error| {
-                Problem::new("domain", format!("cannot be set: {error}; tether needs CAP_SYS_ADMIN for it"))
-            })?;
+        for new in problems.iter().filter(|problem| !self.trouble.contains(problem)) {
+            tracing::warn!("{new}");
         }
-        if self.shown
-            && let Ok(name) = gethostname()
-        {
-            let path = self.etc.join("hostname");
-            let line = [name.as_encoded_bytes(), b"\n"].concat();
-            if fs::read(&path).ok().as_ref() != Some(&line) {
-                self.write(&path, &line).map_err(|error| cannot_write("hostname", &path, &error))?;
-            }
+        self.trouble = problems;
+        Ok(())
+    }
+
+    fn put_hostname(&self) -> Result<(), Problem> {
+        let Some(name) = self.shown.then(|| gethostname().ok()).flatten() else { return Ok(()) };
+        let line = [name.as_encoded_bytes(), b"\n"].concat();
+        if self.read("hostname").is_ok_and(|now| now.as_ref() == Some(&line)) {
+            return Ok(());
         }
-        let path = self.etc.join("hosts");
-        let now = fs::read(&path).unwrap_or_default();
+        self.write("hostname", &line).map_err(|error| self.cannot("hostname", "hostname", "written", &error))
+    }
+
+    fn put_hosts(&self, desired: &Desired) -> Result<(), Problem> {
+        let now = match self.read("hosts") {
+            Ok(now) => now.unwrap_or_default(),
+            // A container has blown it up.
+            Err(error) if self.shown && error.kind() == io::ErrorKind::FileTooLarge => Vec::new(),
+            Err(error) => return Err(self.cannot("hosts", "hosts", "read", &error)),
+        };
         let wanted = hosts(&now, desired);
-        if wanted != now {
-            self.write(&path, &wanted).map_err(|error| cannot_write("hosts", &path, &error))?;
+        if wanted == now {
+            return Ok(());
         }
-        let path = self.etc.join("resolv.conf");
+        self.write("hosts", &wanted).map_err(|error| self.cannot("hosts", "hosts", "written", &error))
+    }
+
+    fn put_resolv_conf(&mut self, desired: &Desired) -> Result<(), Problem> {
         let wanted = resolv_conf(desired);
-        if self.resolv_conf.as_ref() != Some(&wanted) {
-            if fs::read(&path).ok().as_deref() != Some(wanted.as_bytes()) {
-                self.write(&path, wanted.as_bytes()).map_err(|error| cannot_write("dns", &path, &error))?;
-            }
-            self.resolv_conf = Some(wanted);
+        if self.resolv_conf.as_ref() == Some(&wanted) {
+            return Ok(());
         }
+        let now = self.read("resolv.conf");
+        if !now.is_ok_and(|now| now.as_deref() == Some(wanted.as_bytes())) {
+            self.write("resolv.conf", wanted.as_bytes())
+                .map_err(|error| self.cannot("dns", "resolv.conf", "written", &error))?;
+        }
+        self.resolv_conf = Some(wanted);
         Ok(())
     }
 
@@ -124,7 +154,7 @@ impl Files {
         }
     }
 
-    /// Goes back to `before`. Says whether everything is as it was.
+    /// Goes back to `before`. Says whether everything is as it was, what a container is shown apart.
     pub fn restore(&mut self, before: &Snapshot) -> bool {
         self.resolv_conf.clone_from(&before.last);
         let named = before
@@ -135,26 +165,66 @@ impl Files {
         let in_domain = domain.is_none_or(|domain| {
             domainname().as_ref() == Some(domain) || fs::write(DOMAINNAME, domain).is_ok()
         });
-        let this = &*self;
-        let put_back = |name: &str, content: &Option<Vec<u8>>| {
-            let path = self.etc.join(name);
-            if fs::read(&path).ok() == *content {
-                return true;
-            }
-            match content {
-                Some(content) => this.write(&path, content).is_ok(),
-                None => fs::remove_file(&path).is_ok(),
-            }
-        };
-        let hosts = put_back("hosts", &before.hosts);
-        let resolv_conf = put_back("resolv.conf", &before.resolv_conf);
-        let hostname = !self.shown || put_back("hostname", &before.hostname_file);
-        named && in_domain && hosts && resolv_conf && hostname
+        let hosts = self.put_back("hosts", &before.hosts);
+        let resolv_conf = self.put_back("resolv.conf", &before.resolv_conf);
+        let hostname = !self.shown || self.put_back("hostname", &before.hostname_file);
+        named && in_domain && (self.shown || hosts && resolv_conf && hostname)
     }
 
-    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        if self.shown { fs::write(path, content) } else { write(path, content) }
+    fn put_back(&self, name: &str, before: &Before) -> bool {
+        // What could not be read was not written either.
+        let Ok(before) = before else { return true };
+        if self.read(name).is_ok_and(|now| now == *before) {
+            return true;
+        }
+        match before {
+            Some(content) => self.write(name, content).is_ok(),
+            None => fs::remove_file(self.etc.join(name)).is_ok(),
+        }
     }
+
+    /// What the file says: `None` where there is none.
+    fn read(&self, name: &str) -> Before {
+        let file = match without_waiting().read(true).open(self.etc.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let longest = if self.shown { LONGEST_SHOWN } else { LONGEST };
+        let mut content = Vec::new();
+        file.take(longest + 1).read_to_end(&mut content)?;
+        if content.len() as u64 > longest {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(Some(content))
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let path = self.etc.join(name);
+        if self.shown { write_in_place(&path, content) } else { write(&path, content) }
+    }
+
+    fn cannot(&self, field: &str, name: &str, what: &str, error: &io::Error) -> Problem {
+        Problem::new(field, format!("{} cannot be {what}: {error}", self.etc.join(name).display()))
+    }
+}
+
+/// Host name and domain of the kernel.
+fn put_names_in_force(desired: &Desired) -> Result<(), Problem> {
+    if let Some(name) = &desired.hostname
+        && gethostname().is_ok_and(|now| now != name.as_str())
+    {
+        sethostname(name).map_err(|errno| {
+            Problem::new("hostname", format!("cannot be set: {errno:?}; tether needs CAP_SYS_ADMIN for it"))
+        })?;
+    }
+    if let Some(domain) = &desired.domain
+        && domainname().as_ref() != Some(domain)
+    {
+        fs::write(DOMAINNAME, domain).map_err(|error| {
+            Problem::new("domain", format!("cannot be set: {error}; tether needs CAP_SYS_ADMIN for it"))
+        })?;
+    }
+    Ok(())
 }
 
 /// The kernel's domain name, empty where it was never set.
@@ -163,10 +233,6 @@ fn domainname() -> Option<String> {
         "(none)" => String::new(),
         name => name.to_owned(),
     })
-}
-
-fn cannot_write(field: &str, path: &Path, error: &io::Error) -> Problem {
-    Problem::new(field, format!("{} cannot be written: {error}", path.display()))
 }
 
 /// The content of `/etc/hosts`: the block in the place it had, or at the end, every other byte
@@ -251,14 +317,28 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let _ = fs::remove_file(&beside);
     let in_place = [Errno::EBUSY, Errno::EXDEV, Errno::EROFS, Errno::EACCES, Errno::EPERM];
     match error.raw_os_error() {
-        Some(errno) if in_place.contains(&Errno::from_raw(errno)) => fs::write(path, content),
+        Some(errno) if in_place.contains(&Errno::from_raw(errno)) => write_in_place(path, content),
         // A full disk, say: the old content is worth more than half of the new.
         _ => Err(error),
     }
 }
 
+fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {
+    without_waiting().write(true).create(true).truncate(true).open(path)?.write_all(content)
+}
+
+/// To open a file that is perhaps a pipe, or that somebody has a lease on: who has may let others
+/// wait for 45 s (`fcntl(2)`, `F_SETLEASE`), again and again.
+fn without_waiting() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.custom_flags(libc::O_NONBLOCK);
+    options
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use tether_wire::state::{DesiredState, Dns, HostEntry, Interface, Match};
 
     use super::*;
@@ -355,5 +435,73 @@ mod tests {
         fs::write(etc.path().join("resolv.conf"), "nameserver 9.9.9.9\n").unwrap();
         files.put_in_force(&wanted).unwrap();
         assert_eq!(fs::read(etc.path().join("resolv.conf")).unwrap(), b"nameserver 9.9.9.9\n");
+    }
+
+    /// Files that a container is shown, on a file system as the machine's.
+    fn shown() -> (tempfile::TempDir, Files, Desired) {
+        let etc = tempfile::tempdir_in("/dev/shm").unwrap();
+        for name in ["hosts", "resolv.conf", "hostname"] {
+            fs::write(etc.path().join(name), "").unwrap();
+        }
+        let mut wanted = desired();
+        wanted.hostname = None;
+        let files = Files::shown(etc.path().to_owned());
+        (etc, files, wanted)
+    }
+
+    #[test]
+    fn who_has_a_lease_on_a_file_holds_nothing_up() {
+        let (etc, mut files, wanted) = shown();
+        let leased = fs::File::options().write(true).open(etc.path().join("hosts")).unwrap();
+        let lease = |kind: libc::c_int| {
+            // SAFETY: numbers only. The signal is one that does nothing by itself.
+            unsafe {
+                libc::fcntl(leased.as_raw_fd(), 10 /* F_SETSIG */, libc::SIGURG);
+                libc::fcntl(leased.as_raw_fd(), libc::F_SETLEASE, kind)
+            }
+        };
+        assert_eq!(lease(libc::F_WRLCK), 0, "{}", io::Error::last_os_error());
+        let before = files.snapshot();
+        files.put_in_force(&wanted).unwrap();
+        let told = files.trouble().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(matches!(&told[..], [one] if one.starts_with("hosts: ")), "{told:?}");
+        assert!(fs::read_to_string(etc.path().join("resolv.conf")).unwrap().contains("nameserver"));
+        assert!(files.restore(&before));
+        assert_eq!(lease(libc::F_UNLCK), 0);
+        files.put_in_force(&wanted).unwrap();
+        assert!(files.trouble().is_empty());
+        assert!(fs::read_to_string(etc.path().join("hosts")).unwrap().contains("10.0.0.9 db"));
+    }
+
+    #[test]
+    fn a_file_that_was_blown_up_is_not_read_but_made_anew() {
+        let (etc, mut files, wanted) = shown();
+        for name in ["hosts", "hostname", "resolv.conf"] {
+            fs::File::create(etc.path().join(name)).unwrap().set_len(1 << 40).unwrap();
+        }
+        let before = files.snapshot();
+        files.put_in_force(&wanted).unwrap();
+        assert!(files.trouble().is_empty(), "{:?}", files.trouble());
+        let hosts = fs::read_to_string(etc.path().join("hosts")).unwrap();
+        assert!(hosts.starts_with(BLOCK_BEGIN), "{hosts}");
+        // Nothing goes back to that, and nothing is removed: what is shown would be lost.
+        assert!(files.restore(&before));
+        assert_eq!(fs::read_to_string(etc.path().join("hosts")).unwrap(), hosts);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_missing() {
+        let etc = tempfile::tempdir().unwrap();
+        let mut files = Files::new(etc.path().to_owned());
+        fs::File::create(etc.path().join("hosts")).unwrap().set_len(LONGEST + 1).unwrap();
+        let before = files.snapshot();
+        let mut wanted = desired();
+        wanted.hostname = None;
+        let problems = files.put_in_force(&wanted).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].message.ends_with("/hosts cannot be read: file too large"), "{problems:?}");
+        assert!(files.restore(&before));
+        assert_eq!(fs::metadata(etc.path().join("hosts")).unwrap().len(), LONGEST + 1);
+        assert!(!etc.path().join("resolv.conf").exists(), "it had been written, and goes again");
     }
 }

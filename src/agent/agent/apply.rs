@@ -217,7 +217,7 @@ impl Agent {
         let (probed, now, operations) = self.probe_first(desired, target, now, operations).await?;
         let (mut done, mut now) = self.converge(target, now, operations, &reads(desired)).await?;
         done += probed;
-        self.files.put_in_force(desired).map_err(|problem| untouched(Phase::Files, vec![problem]))?;
+        self.files.put_in_force(desired).map_err(|problems| untouched(Phase::Files, problems))?;
         let end = time::Instant::now() + SETTLE;
         loop {
             self.watch_tentative(target, &now);

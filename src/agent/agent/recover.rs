@@ -85,7 +85,7 @@ impl Agent {
         self.originals = target.originals.clone();
         self.seen = now;
         if with_files {
-            self.files.put_in_force(desired).map_err(|problem| untouched(Phase::Files, vec![problem]))?;
+            self.files.put_in_force(desired).map_err(|problems| untouched(Phase::Files, problems))?;
         }
         if let Some(in_force) = &mut self.in_force {
             in_force.skipped.clone_from(&target.skipped);

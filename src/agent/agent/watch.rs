@@ -3,6 +3,7 @@
 use std::{
     collections::{HashSet, VecDeque},
     net::IpAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -93,12 +94,22 @@ impl Agent {
         let events = self.look_now().await;
         // A link may have come that servers are on, or an address that makes one this machine.
         self.configure_dns();
+        self.try_files_again();
         if std::mem::take(&mut self.leaves_memory) {
             memory::give_back();
         }
         let pause = LOOK_PAUSE.max(started.elapsed() * 4);
         self.watch.not_before = Some(tokio::time::Instant::now() + pause);
         events
+    }
+
+    /// Writes what a container has kept from being written, should it let it be now.
+    fn try_files_again(&mut self) {
+        let in_force = self.in_force.as_ref().filter(|_| !self.files.trouble().is_empty());
+        let Some(desired) = in_force.map(|in_force| Arc::clone(&in_force.desired)) else { return };
+        if let Err(problems) = self.files.put_in_force(&desired) {
+            self.watch.trouble = Some(first_of(&problems));
+        }
     }
 
     async fn look_now(&mut self) -> Vec<EventKind> {

@@ -67,8 +67,13 @@ pub(super) struct Container {
 
 /// Makes the agent's files, still empty, so that they can be written before the container's file
 /// system is there.
+///
+/// They have a file system of their own: a container can fill it, and the agent's own files still have
+/// room in theirs.
 pub(super) fn prepare_files() -> io::Result<()> {
     fs::create_dir_all(ETC)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), ETC, Some("tmpfs"), flags, Some("size=8m,nr_inodes=16,mode=0755"))?;
     inside::FILES.iter().try_for_each(|name| fs::write(Path::new(ETC).join(name), ""))
 }
 
