@@ -97,7 +97,13 @@ impl Management {
                 carried_out.map(|()| Step::Done).map_err(|refusal| refusal.error)
             }
             Err(Some(what)) => Ok(Step::Wait(format!("{}, the management NIC, has no {what}", link.name))),
-            Err(None) => Ok(Step::Ready(link.index)),
+            Err(None) => {
+                let kept = self.kernel.keep_neighbour(link.index, self.tether.host).await;
+                if let Err(error) = kept {
+                    tracing::debug!("no place is kept for the host among the neighbours: {error}");
+                }
+                Ok(Step::Ready(link.index))
+            }
         }
     }
 }

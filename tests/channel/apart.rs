@@ -31,6 +31,9 @@ fn the_container_has_no_way_to_the_host_and_the_tether_has() {
     assert!(!here.contains("tether0") && !here.contains("10.99.0"), "{here}");
     let there = shell(&place.inside, &in_there(all)).expect("it works");
     assert!(there.contains("tether0") && there.contains("10.99.0.2/24"), "{there}");
+    // Whoever fills the table of neighbours, which all namespaces share, does not take the host's place.
+    let host_there = shell(&place.inside, &in_there(&format!("ip neigh show {HOST}"))).expect("it works");
+    assert!(host_there.contains("extern_learn"), "{host_there}");
     assert_eq!(shell(&place.inside, &connects), None, "the host's port can be reached from the container");
     assert!(shell(&place.inside, &in_there(&connects)).is_some(), "the test proves nothing");
 

@@ -106,13 +106,14 @@ impl Machine {
         (process, lives)
     }
 
-    /// Everything tether can change, as others see it, and that does not change by itself.
+    /// Everything tether can change, as others see it, and that does not change by itself. iproute2 shows
+    /// a place that is kept for a neighbour (`extern_learn`) whatever state it is asked for.
     pub(crate) fn state(&self) -> Vec<String> {
         const SCRIPT: &str = "
             for what in link address 'route show table all' rule '-6 rule'; do
                 ip -d -o $what | sed \"s/^/$what: /\"
             done
-            ip neigh show nud permanent
+            ip neigh show nud permanent | grep -v extern_learn || true
             cd /proc/sys/net
             grep -H . ipv?/conf/*/forwarding ipv6/conf/*/disable_ipv6 ipv6/conf/*/accept_ra \
                 ipv4/conf/*/rp_filter ipv4/conf/*/arp_ignore ipv4/conf/*/arp_announce

@@ -26,13 +26,15 @@ mod tests;
 
 use std::{
     io,
+    net::IpAddr,
     os::fd::{AsRawFd, BorrowedFd},
     sync::Arc,
 };
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::LinkAttribute;
 use nix::{
-    libc::{RTM_GETLINK, RTM_SETLINK},
+    libc::{RTM_GETLINK, RTM_NEWNEIGH, RTM_SETLINK},
     sys::utsname::uname,
 };
 use tether_wire::value::MacAddr;
@@ -103,6 +105,20 @@ impl Kernel {
         let mut refused = None;
         requests.send(&mut batch, |_, error| refused = Some(error)).await?;
         refused.map_or(Ok(true), Err)
+    }
+
+    /// Keeps a place for a neighbour on a link. All network namespaces share one table, 1,024 places of
+    /// each family: whoever fills it, from another one, does not take this place.
+    pub async fn keep_neighbour(&self, link: u32, address: IpAddr) -> Result<(), KernelError> {
+        let mut batch = Batch::default();
+        batch.push(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, &neighbour::kept(link, address));
+        let mut refused = None;
+        self.requests.lock().await.send(&mut batch, |_, error| refused = Some(error)).await?;
+        match refused {
+            // It is known already, perhaps for good.
+            Some(error) if error.says_exists() => Ok(()),
+            refused => refused.map_or(Ok(()), Err),
+        }
     }
 
     /// Makes one operation from now on fail, or the process with it; `None` for none.

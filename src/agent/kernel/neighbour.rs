@@ -1,8 +1,13 @@
 //! Neighbours that were made to stay.
 
+use std::net::IpAddr;
+
 use netlink_packet_route::{
     AddressFamily,
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourHeader, NeighbourMessage, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
+        NeighbourState,
+    },
     route::RouteProtocol,
 };
 use nix::libc::{NDA_DST, NDA_LLADDR};
@@ -21,10 +26,23 @@ pub(super) const NDA_PROTOCOL: u16 = 12;
 
 /// A neighbour to be removed.
 pub(super) fn key(neighbour: &Neighbour) -> NeighbourMessage {
+    at(neighbour.link, neighbour.address)
+}
+
+fn at(link: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = family(neighbour.address);
-    message.header.ifindex = neighbour.link;
-    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::from(neighbour.address))];
+    message.header.family = family(address);
+    message.header.ifindex = link;
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::from(address))];
+    message
+}
+
+/// A neighbour whose MAC address is asked for as of any other, but whose place is kept: the kernel
+/// collects none that were "learned externally" (`neigh_alloc` in `net/core/neighbour.c`, since
+/// Linux 5.0).
+pub(super) fn kept(link: u32, address: IpAddr) -> NeighbourMessage {
+    let mut message = at(link, address);
+    message.header.flags = NeighbourFlags::ExtLearned;
     message
 }
 
