@@ -21,6 +21,7 @@ mod memory;
 pub mod names;
 pub mod plan;
 mod port;
+mod random;
 pub mod report;
 pub mod run;
 pub mod streams;

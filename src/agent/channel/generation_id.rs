@@ -32,7 +32,7 @@ impl GenerationId {
     pub(super) fn watch() -> Self {
         let watched = open();
         if let Err(error) = &watched {
-            tracing::debug!("changes of the VM generation ID will not be heard: {error}");
+            tracing::warn!("changes of the VM generation ID will not be heard: {error}");
         }
         Self(watched.ok())
     }

@@ -296,6 +296,6 @@ where
             tracing::warn!("{lost}; trying on");
             told = Some(lost);
         }
-        session.meanwhile(tokio::time::sleep(backoff.next(rand::random()))).await;
+        session.meanwhile(tokio::time::sleep(backoff.next(crate::random::random()))).await;
     }
 }

@@ -172,7 +172,7 @@ impl Claims {
             claims.iter().filter(|claim| claim.address.is_ipv4()).map(|claim| claim.link).collect();
         self.wait_for_carrier(&links).await?;
         let own: HashSet<_> = claims.iter().map(|claim| claim.mac).collect();
-        let mut probing = Probing::new(Instant::now(), claims, rand::random());
+        let mut probing = Probing::new(Instant::now(), claims, crate::random::random());
         let conflicts = loop {
             self.work(Some((&mut probing, &own)));
             if let Some(conflicts) = probing.outcome() {

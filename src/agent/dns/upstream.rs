@@ -153,7 +153,7 @@ impl Server {
     /// Asks over UDP, again when the answer takes longer than usual: a datagram may be lost.
     async fn ask_udp(&self, query: &Query<'_>, with_edns: bool) -> Result<Answer, AskError> {
         let socket = self.socket()?;
-        let request = as_request(query, rand::random(), with_edns);
+        let request = as_request(query, crate::random::random(), with_edns);
         let mut patience = self.health().patience();
         loop {
             socket.send(&request).await?;
@@ -191,7 +191,7 @@ impl Server {
     }
 
     async fn ask_tcp(&self, query: &Query<'_>, with_edns: bool) -> Result<Answer, AskError> {
-        let request = as_request(query, rand::random(), with_edns);
+        let request = as_request(query, crate::random::random(), with_edns);
         let mut stream = connect(&self.at).await?;
         let length = u16::try_from(request.len()).map_err(|_| AskError::Malformed)?;
         stream.write_all(&[&length.to_be_bytes()[..], &request].concat()).await?;

@@ -25,7 +25,7 @@ const PATIENCE: u32 = 5;
 /// Opens the port, which drops what is in it as far as the kernel has it, and waits for a host.
 pub(super) async fn open(port: &str) -> io::Result<Serial<Bytes>> {
     let mut serial = Serial::new(Bytes::at(find(port).await?)?, Side::Guest);
-    let opening = rand::random();
+    let opening = crate::random::random();
     let mut asked = 0;
     loop {
         if let Ok(opened) = timeout(AGAIN, serial.open(opening)).await {
