@@ -47,10 +47,15 @@ fn a_container_sees_nothing_of_the_tether_and_a_privileged_one_no_way_to_it() {
         assert!(!said.contains(hidden), "{hidden}: {said}");
     }
 
-    // Its processes, and no others. It is the first of them, and has Docker's capabilities.
-    let said =
-        inside(&docker, &[], "echo $$; ls -d /proc/[0-9]*; grep CapBnd /proc/self/status; ls /proc/1/ns");
+    // Its processes, and no others. It is the first of them, and has Docker's capabilities, and open files
+    // and precedence as everybody.
+    let said = inside(
+        &docker,
+        &[],
+        "echo $$; ls -d /proc/[0-9]*; grep CapBnd /proc/self/status; ls /proc/1/ns; ulimit -n; ulimit -Hn; cut -d' ' -f19 /proc/1/stat",
+    );
     assert!(said.starts_with("1\n/proc/1\n") && said.contains(DOCKERS_CAPABILITIES), "{said}");
+    assert!(said.ends_with("\n1024\n524288\n0"), "{said}");
     assert!(said.matches("/proc/").count() <= 2, "{said}");
 
     // Neither the boot document nor the key, nor a way into other namespaces, devices or the machine's
@@ -67,6 +72,7 @@ fn a_container_sees_nothing_of_the_tether_and_a_privileged_one_no_way_to_it() {
          ip link set eth0 down 2>/dev/null && echo broken: link; \
          echo 1 2>/dev/null > /proc/sys/net/ipv4/ip_forward && echo broken: sysctl; \
          echo b 2>/dev/null > /proc/sysrq-trigger && echo broken: sysrq; \
+         echo 2>/dev/null > /proc/dynamic_debug/control && echo broken: the log of the kernel; \
          for disk in vda vdb; do \
            for at in /tmp /dev /dev/shm; do \
              mknod $at/$disk b $(sed 's/:/ /' /sys/class/block/$disk/dev) && head -c 1 $at/$disk > /dev/null && echo broken: $disk in $at; \
@@ -77,6 +83,15 @@ fn a_container_sees_nothing_of_the_tether_and_a_privileged_one_no_way_to_it() {
          head -c 1 /dev/zero | wc -c; head -c 8 /dev/urandom | wc -c; : > /dev/null; echo end",
     );
     assert_eq!(said, "1\n8\nend");
+
+    // What it does to the files that it is shown is its own affair: it is on the networks that it is to be
+    // on all the same, and what was blown up is made anew.
+    docker.ok(&["network", "create", "other"]);
+    let mut shell = docker.shell(&["run", "-i", "--net=inner", "--name=filler", "busybox", "sh"]);
+    shell.ok("truncate -s 1099511627776 /etc/hostname; cat /dev/zero 2>/dev/null > /etc/hosts; test $(wc -c < /etc/hosts) -gt 4194304");
+    docker.ok(&["network", "connect", "other", "filler"]);
+    shell.ok("ip -o address | grep -q 172.19.0.2/ && grep -q ^172.19.0.2 /etc/hosts && test $(hostname) = $(cat /etc/hostname)");
+    assert_eq!(shell.exit(0), Some(0));
 
     // Asked for more, it has all of the machine but its NIC on the management network and the agent.
     let said = inside(

@@ -19,6 +19,8 @@ pub fn start_log(level: Option<&str>) {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
+        // They would go to the same console, by `eprintln!`: a panic, where that takes nothing.
+        .log_internal_errors(false)
         .without_time()
         .init();
     if let (Some(Err(_)), Some(level)) = (parsed, level) {

@@ -69,7 +69,7 @@ fn start(options: Options, log: Option<String>) -> ExitCode {
     let complaints = if init::is_process_1() {
         // The first sign of life, before anything that could fail. The benchmark of the boot
         // times takes it for the start of process 1.
-        eprintln!("tether {}: process 1", env!("CARGO_PKG_VERSION"));
+        init::tell_started();
         init::prepare()
     } else {
         Vec::new()

@@ -1,18 +1,29 @@
-//! The two lines on the console that a program may look for.
+//! The lines on the console that a program may look for.
 //!
 //! A host that was away while its guest ended finds them in the console's log. They never change
-//! their form, and are there at any log level.
+//! their form, and are there at any log level. A console that takes nothing is no reason to end.
+
+use std::io::{self, Write as _};
 
 use tether_wire::message::Exit;
 
+/// `tether VERSION: process 1`: the first sign of life.
+pub fn tell_started() {
+    tell(&format!("tether {}: process 1", env!("CARGO_PKG_VERSION")));
+}
+
 /// `tether: workload ended: exit 7`, `… signal 9` or `… not started: WHY`.
 pub fn tell_ended(exit: &Exit) {
-    eprintln!("tether: workload ended: {}", ended(exit));
+    tell(&format!("tether: workload ended: {}", ended(exit)));
 }
 
 /// `tether: cannot run: WHY`: this machine is of no use, and powers off.
 pub fn tell_cannot_run(why: &str) {
-    eprintln!("tether: cannot run: {}", one_line(why));
+    tell(&format!("tether: cannot run: {}", one_line(why)));
+}
+
+fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn ended(exit: &Exit) -> String {

@@ -1,8 +1,12 @@
 //! From a checked workload to a running process.
 
 use std::{
-    fs, io,
-    os::{fd::OwnedFd, unix::process::CommandExt},
+    fs::{self, File},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::OpenOptionsExt, process::CommandExt},
+    },
     process::{Child, Command},
     thread,
 };
@@ -10,6 +14,7 @@ use std::{
 use nix::{
     libc,
     sched::{CloneFlags, unshare},
+    sys::resource::{Resource, setrlimit},
     unistd::{chdir, gethostname, setsid},
 };
 use tether_wire::{boot::BootWorkload, message::Exit};
@@ -23,6 +28,10 @@ use super::{
 
 /// Where programs are looked for, as in Docker's images.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const CONSOLE: &str = "/dev/console";
+/// How many files a workload's process may have open, and may raise that to: systemd's defaults
+/// (`systemd-system.conf(5)`, `DefaultLimitNOFILE=`), which Docker hands on.
+const OPEN_FILES: (u64, u64) = (1_024, 524_288);
 /// The most of the container's user lists that is read.
 const LISTS: u64 = 4 << 20;
 
@@ -67,6 +76,9 @@ pub(super) fn start(
         command.stdin(stdin).stdout(stdout).stderr(stderr);
         Some(ends)
     } else {
+        if container.is_some() {
+            console_anew(&mut command).map_err(|error| cannot(CONSOLE, &error))?;
+        }
         None
     };
     let own_terminal = piped && workload.terminal;
@@ -85,6 +97,7 @@ pub(super) fn start(
         }
         if let Some(privileged) = privileged {
             Container::enter(privileged)?;
+            limits()?;
             if !privileged {
                 drop_capabilities()?;
                 if has_vsock {
@@ -112,6 +125,23 @@ fn spawn_first(mut command: Command) -> io::Result<Child> {
         command.spawn()
     });
     spawning?.join().unwrap_or_else(|_| Err(io::Error::other("the thread that starts it has panicked")))
+}
+
+/// Has a workload without a port read and write the console. Opened anew: the agent's log would share
+/// what the workload makes of its own, `O_NONBLOCK` say. A machine without one has `/dev/null` there.
+fn console_anew(command: &mut Command) -> io::Result<()> {
+    let console = File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(CONSOLE);
+    if let Ok(console) = console {
+        command.stdin(console.try_clone()?).stdout(console.try_clone()?).stderr(console);
+    }
+    Ok(())
+}
+
+/// Gives this process what a workload has in place of the agent's: open files as under Docker, and
+/// nobody's precedence. For a forked child.
+fn limits() -> io::Result<()> {
+    setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES.0, OPEN_FILES.1)?;
+    super::set_precedence(0)
 }
 
 /// Not every kernel has what is written to.
@@ -216,7 +246,11 @@ mod tests {
                 ..BootWorkload::default()
             };
             let (_, ends) = start(&workload, None, true).unwrap();
-            let Some(Ends::Terminal(end) | Ends::Pipes { stdout: end, .. }) = ends else { panic!() };
+            // Without the agent's own hold on the terminal, which would keep its end from being seen.
+            let end = match ends.unwrap() {
+                Ends::Terminal { master, .. } => master,
+                Ends::Pipes { stdout, .. } => stdout,
+            };
             let (mut text, mut file) = (Vec::new(), fs::File::from(end));
             let mut piece = [0; 100];
             loop {

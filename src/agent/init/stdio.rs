@@ -28,7 +28,13 @@ pub enum Ends {
         stderr: OwnedFd,
     },
     /// A terminal.
-    Terminal(OwnedFd),
+    Terminal {
+        /// Its master.
+        master: OwnedFd,
+        /// Its device. As long as the agent has that open, too, a workload that has closed it and opens
+        /// it again goes on where it was: once nobody has, reading the master is an error, for good.
+        device: OwnedFd,
+    },
 }
 
 /// The workload's ends: input, output, error.
@@ -53,8 +59,8 @@ pub(super) fn make(
                 fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             }
         }
-        Ends::Terminal(end) => {
-            fcntl(end, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
+        Ends::Terminal { master, .. } => {
+            fcntl(master, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))?;
         }
     }
     Ok((ends, given))
@@ -99,8 +105,8 @@ fn terminal(workload: &BootWorkload, container: Option<&Container>) -> io::Resul
         let device = PathBuf::from(format!("/run/tether/root/dev/pts/{number}"));
         container.console(&device)?;
     }
-    let given = [slave.try_clone()?, slave.try_clone()?, slave];
-    Ok((Ends::Terminal(master), given))
+    let given = [slave.try_clone()?, slave.try_clone()?, slave.try_clone()?];
+    Ok((Ends::Terminal { master, device: slave }, given))
 }
 
 /// Sets a terminal's size; the programs on it get SIGWINCH.

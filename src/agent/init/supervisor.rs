@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::libc;
 use tether_wire::{
     boot::{BootWorkload, Root},
     message::Exit,
@@ -103,16 +103,16 @@ impl Supervisor {
     /// whether its children hear of it is that process's own affair.
     pub fn signal(&self, number: i32) {
         if let State::Running(running) = &self.workload {
-            running.signal_first(number);
+            running.signal(number);
         }
     }
 
-    /// Ends the workload: SIGTERM now, SIGKILL after `grace`. An ordinary daemon has none and
-    /// goes on.
+    /// Ends the workload: SIGTERM now, SIGKILL after `grace`, both to its first process, as
+    /// `docker stop` does it. An ordinary daemon has none and goes on.
     pub fn stop(&mut self, grace: Duration) {
         match &self.workload {
             State::Running(running) => {
-                running.signal(Signal::SIGTERM);
+                running.signal(libc::SIGTERM);
                 let at = Instant::now() + grace;
                 self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
             }
@@ -141,7 +141,7 @@ impl Supervisor {
                 () = sleep_until_some(self.kill_at) => {
                     self.kill_at = None;
                     if let State::Running(running) = &self.workload {
-                        running.signal(Signal::SIGKILL);
+                        running.signal(libc::SIGKILL);
                     }
                     false
                 }

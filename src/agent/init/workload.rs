@@ -1,11 +1,6 @@
 //! The container's process, and everybody else's orphans.
 
-use nix::{
-    errno::Errno,
-    libc,
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::{errno::Errno, libc, unistd::Pid};
 use tether_wire::{boot::BootWorkload, message::Exit};
 
 use super::{root::Container, start::start, stdio::Ends};
@@ -33,14 +28,8 @@ impl Running {
         self.pid.as_raw().cast_unsigned()
     }
 
-    /// Sends a signal to it and to what it started in its process group.
-    pub(super) fn signal(&self, signal: Signal) {
-        // ESRCH: it is gone already, and reaping will tell.
-        let _ = kill(Pid::from_raw(-self.pid.as_raw()), signal);
-    }
-
     /// Sends the signal of this number, which need not have a name, to it alone.
-    pub(super) fn signal_first(&self, number: i32) {
+    pub(super) fn signal(&self, number: i32) {
         if (1..=64).contains(&number) {
             // SAFETY: numbers go in, nothing else. The process is a child that was not reaped
             // yet, so its id is nobody else's.

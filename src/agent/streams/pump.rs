@@ -51,6 +51,8 @@ pub(super) struct Pump {
     /// Where input goes.
     sink: Sink,
     terminal: Option<End>,
+    /// The terminal's device, held open until the workload has ended.
+    device: Option<OwnedFd>,
     /// The terminal's size as the host last said it, perhaps before there was one.
     size: Option<(u16, u16)>,
     /// The workload has ended.
@@ -84,6 +86,7 @@ impl Pump {
             sources: Vec::new(),
             sink: Sink::Later,
             terminal: None,
+            device: None,
             size: None,
             finished: false,
             piece: vec![0; MOST],
@@ -137,8 +140,9 @@ impl Pump {
                     None => Sink::Nowhere,
                 };
             }
-            Command::Carry(Ends::Terminal(terminal)) => {
-                let terminal = end(terminal, READ | Interest::WRITABLE)?;
+            Command::Carry(Ends::Terminal { master, device }) => {
+                let terminal = end(master, READ | Interest::WRITABLE)?;
+                self.device = Some(device);
                 self.sources = vec![(Stream::Stdout, Arc::clone(&terminal))];
                 self.sink = Sink::Open(Arc::clone(&terminal));
                 self.terminal = Some(terminal);
@@ -147,6 +151,7 @@ impl Pump {
             Command::Finish => {
                 self.finished = true;
                 self.sink = Sink::Nowhere;
+                self.device = None;
             }
         }
         Ok(())
@@ -423,6 +428,28 @@ mod tests {
             File::from(OwnedFd::from(input)),
             nonblocking(stdin.into()),
         )
+    }
+
+    #[tokio::test]
+    async fn a_terminal_that_is_closed_is_not_over_before_its_workload() {
+        let (streams, mut host) = pair();
+        let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(None, None).unwrap();
+        nix::fcntl::fcntl(&master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        let path = nix::unistd::ttyname(&slave).unwrap();
+        streams.carry(Ends::Terminal { master, device: slave });
+        host.say(OutputReceiver::new(1, 0).attach()).await;
+        for word in ["first", "second"] {
+            // Opened and closed each time: in between nobody has it but the agent.
+            std::fs::write(&path, word).unwrap();
+            loop {
+                if let StreamsFromGuest::Output { bytes, .. } = host.hear().await {
+                    assert_eq!(std::str::from_utf8(&bytes).unwrap(), word);
+                    break;
+                }
+            }
+        }
+        streams.finish();
+        while !matches!(host.hear().await, StreamsFromGuest::OutputEnd { .. }) {}
     }
 
     #[tokio::test]

@@ -24,7 +24,8 @@ const HIDDEN_FILES: [&CStr; 7] = [
     c"/proc/timer_list",
     c"/proc/timer_stats",
 ];
-const HIDDEN_DIRECTORIES: [&CStr; 3] = [c"/proc/acpi", c"/proc/asound", c"/proc/scsi"];
+const HIDDEN_DIRECTORIES: [&CStr; 4] =
+    [c"/proc/acpi", c"/proc/asound", c"/proc/dynamic_debug", c"/proc/scsi"];
 
 /// Mounts it, in the calling process's own root.
 pub(super) fn mount_proc(privileged: bool) -> io::Result<()> {
