@@ -84,7 +84,10 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, DocumentError> {
         return Err(DocumentError::TooLong(path.to_owned()));
     }
     let malformed = |field: String, source| DocumentError::Malformed { path: path.to_owned(), field, source };
-    let mut json = serde_json::Deserializer::from_slice(&text);
+    // A kernel shows an entry of fw_cfg at the length that it had when the machine started: the document
+    // of a copy, put there in its place, is as long only with zero bytes after it.
+    let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let mut json = serde_json::Deserializer::from_slice(&text[..end]);
     let document = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         // A text that breaks off has no path.
         let field = Some(error.path().to_string()).filter(|path| path != "?");
@@ -126,6 +129,18 @@ mod tests {
         let lines: Vec<_> = wrong.lines().collect();
         assert!(lines[0].starts_with("FILE: guest: \"\" is not a guest id: write"), "{wrong}");
         assert!(lines[1].starts_with("FILE: management.mac: \"x\" is not a MAC address: write"), "{wrong}");
+    }
+
+    #[test]
+    fn zero_bytes_may_follow() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let read = |text: &[u8]| {
+            fs::write(file.path(), text).unwrap();
+            read_json::<Vec<u8>>(file.path())
+        };
+        assert_eq!(read(b"[1]\n\0\0\0").unwrap(), [1]);
+        assert!(read(b"[1\0]").is_err());
+        assert!(read(b"\0\0").is_err());
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub(crate) async fn find(name: &str) -> Option<PathBuf> {
             Look::Unnamed => sleep(PAUSE).await,
         }
     }
+    tracing::info!("a port of the virtio console has no name; taking none of them for {name}");
     None
 }
 
