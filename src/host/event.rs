@@ -18,13 +18,14 @@ pub struct Event {
     /// To whom. For a stranger that was refused: who it said it was.
     pub guest: GuestId,
     /// How many events of this guest were dropped before this one: it said more than the host program
-    /// listened to. 1 MiB of what one guest says waits, 256 events at most.
+    /// listened to. 1 MiB of what one guest says waits, 256 events at most. Of strangers that were refused
+    /// as many wait in all, and of [`EventKind::IdentityReuse`] twice as many.
     #[serde(skip_serializing_if = "is_none")]
     pub dropped: u64,
     /// What.
     #[serde(flatten)]
     pub kind: EventKind,
-    /// Of what a guest said: its part of what may wait.
+    /// Of what a guest or a stranger said: its part of what may wait.
     #[serde(skip)]
     pub(crate) _weight: Option<Weight>,
 }

@@ -134,7 +134,7 @@ use state::DesiredState;
 use status::Status;
 use strangers::Strangers;
 use turned_away::TurnedAway;
-use unheard::Weight;
+use unheard::{Unheard, Weight};
 
 /// Events that wait for a slow subscriber before it loses the oldest.
 const EVENTS: usize = 4_096;
@@ -186,6 +186,8 @@ struct Shared {
     /// Counts connections.
     connections: AtomicU64,
     turned_away: TurnedAway,
+    /// What is told of strangers that nobody has heard yet.
+    strangers: Mutex<Unheard>,
     metrics: Metrics,
     events: broadcast::Sender<Event>,
 }
@@ -209,6 +211,7 @@ impl Host {
             keys: Mutex::new(Keys::new(options.identity)),
             connections: AtomicU64::new(0),
             turned_away: TurnedAway::default(),
+            strangers: Mutex::default(),
             metrics: Metrics::default(),
             events: broadcast::channel(EVENTS).0,
         });
@@ -381,6 +384,18 @@ impl Shared {
     fn tell(&self, guest: &GuestId, kind: EventKind) {
         // Nobody listening is fine.
         let _ = self.events.send(Event { guest: guest.clone(), dropped: 0, kind, _weight: None });
+    }
+
+    /// Tells of somebody who was not let in. Anybody can have much of that told, so it may not take the
+    /// place of what guests say.
+    fn tell_of_stranger(&self, named: &GuestId, kind: EventKind) {
+        let once = matches!(kind, EventKind::IdentityReuse { .. });
+        // Nothing panics while it is held.
+        let place = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).another(0, once);
+        match place {
+            Some(place) => self.pass_on(named, place, kind),
+            None => _ = self.metrics.events_dropped.inc(),
+        }
     }
 
     /// Tells what a guest has said.

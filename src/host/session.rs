@@ -130,48 +130,68 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     hello: Hello,
     shared: Arc<Shared>,
 ) {
-    let number = shared.next_connection();
-    let Some(waiting) = connect(&guest, key, number, &hello, &shared) else {
+    // A guest that lost its connection before it was confirmed can be heard again: so can we.
+    let in_force = hello.applied.map(|stamp| Confirm { generation: stamp.generation });
+    let replies = Replies { confirm: in_force, pong: None };
+    let Some((mut connection, waiting)) = Connection::begin(&guest, key, hello, &shared) else {
         return;
     };
     tracing::debug!("connected");
-    // A guest that lost its connection before it was confirmed can be heard again: so can we.
-    let in_force = hello.applied.map(|stamp| Confirm { generation: stamp.generation });
-    shared.tell(&guest, EventKind::Connected(hello));
-    let replies = Replies { confirm: in_force, pong: None };
-    let Err(broken) = carry(Line::new(stream, now()), &guest, number, &shared, &waiting, replies).await;
+    let line = Line::new(stream, now());
+    let Err(broken) = carry(line, &guest, connection.number, &shared, &waiting, replies).await;
     tracing::debug!("disconnected: {broken}");
-    let replaced = {
+    connection.end = broken.to_string();
+}
+
+/// A guest's connection, for as long as it is served. It ends by being dropped: so it does too where
+/// the host program gives it up.
+///
+/// Both ends of it are told under the lock, or a guest that has just come back could be told to have
+/// gone after that.
+struct Connection<'a> {
+    guest: &'a GuestId,
+    number: u64,
+    shared: &'a Shared,
+    /// Why it ends.
+    end: String,
+}
+
+impl<'a> Connection<'a> {
+    /// Takes a stream for the guest's, which it is unless the guest was dismissed or admitted anew
+    /// since it was greeted.
+    fn begin(guest: &'a GuestId, key: Pin, hello: Hello, shared: &'a Shared) -> Option<(Self, Waiting)> {
+        let number = shared.next_connection();
         let mut guests = shared.guests();
-        match guests.get_mut(&guest) {
-            Some(record) if record.is_current(number) => {
+        let record = guests.get_mut(guest)?;
+        record.enrolment.as_ref().filter(|enrolment| enrolment.key() == Some(key))?;
+        if record.was_there() {
+            shared.metrics.reconnects.inc();
+        }
+        let waiting = record.connected(number, &hello);
+        if let Some(told) = shared.keys().greeting() {
+            record.host_key(told);
+        }
+        shared.tell(guest, EventKind::Connected(hello));
+        Some((Self { guest, number, shared, end: "the host program has given it up".to_owned() }, waiting))
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        let mut guests = self.shared.guests();
+        let replaced = match guests.get_mut(self.guest) {
+            Some(record) if record.is_current(self.number) => {
                 record.disconnected();
                 false
             }
             Some(record) => record.is_connected(),
             None => false,
+        };
+        // A guest whose next connection came before this one's end never was away.
+        if !replaced {
+            self.shared.tell(self.guest, EventKind::Disconnected { reason: std::mem::take(&mut self.end) });
         }
-    };
-    // A guest whose next connection came before this one's end never was away.
-    if !replaced {
-        shared.tell(&guest, EventKind::Disconnected { reason: broken.to_string() });
     }
-}
-
-/// Takes the connection for the guest's, which it is unless the guest was dismissed or admitted
-/// anew since it was greeted.
-fn connect(guest: &GuestId, key: Pin, number: u64, hello: &Hello, shared: &Shared) -> Option<Waiting> {
-    let mut guests = shared.guests();
-    let record = guests.get_mut(guest)?;
-    record.enrolment.as_ref().filter(|enrolment| enrolment.key() == Some(key))?;
-    if record.was_there() {
-        shared.metrics.reconnects.inc();
-    }
-    let waiting = record.connected(number, hello);
-    if let Some(told) = shared.keys().greeting() {
-        record.host_key(told);
-    }
-    Some(waiting)
 }
 
 /// Hears who it is and welcomes it, or says why not. The token stays with nobody.
@@ -212,23 +232,21 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
     })?;
     let refused = |(reason, words): (Reason, String)| {
         shared.metrics.refuse(reason);
-        shared.tell(&guest, EventKind::Refused { reason: words.clone() });
+        shared.tell_of_stranger(&guest, EventKind::Refused { reason: words.clone() });
         words
     };
     let protocol = agree(hello, shared.protocols).map_err(refused)?;
-    let entered = {
-        let mut guests = shared.guests();
-        let enrolment = guests.get_mut(&guest).and_then(|record| record.enrolment.as_mut());
-        enrolment.map(|enrolment| enrolment.enter(key, &hello.token, SystemTime::now()))
-    };
-    match entered {
+    // What is told of it is told before somebody else can come as this guest.
+    let mut guests = shared.guests();
+    let enrolment = guests.get_mut(&guest).and_then(|record| record.enrolment.as_mut());
+    match enrolment.map(|enrolment| enrolment.enter(key, &hello.token, SystemTime::now())) {
         None => return Err(refused((Reason::Unknown, format!("{guest} is not a guest of this host")))),
         Some(Ok(Entry::Known)) => {}
         Some(Ok(Entry::Enrolled)) => shared.tell(&guest, EventKind::Enrolled { key }),
         Some(Err(refusal @ Refusal::Reuse { bound })) => {
             let reuse = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown: key };
             shared.metrics.refuse(Reason::Key);
-            shared.tell(&guest, reuse);
+            shared.tell_of_stranger(&guest, reuse);
             return Err(refusal.to_string());
         }
         Some(Err(refusal)) => {
@@ -458,7 +476,7 @@ fn take(
         }
         place.map(|place| (place, event))
     });
-    drop(guests);
+    // Under the lock: what the guest says by its next connection is told after it.
     if let Some((place, event)) = event {
         shared.pass_on(guest, place, event);
     }

@@ -345,3 +345,48 @@ async fn one_that_says_much_while_nobody_listens_takes_no_others_places() {
     }
     assert_eq!((its, others, exit), (256, 7, Some((3, 9_744))));
 }
+
+#[tokio::test]
+async fn a_connection_that_the_program_gives_up_is_one_that_has_ended() {
+    let (host, guest) = host().await;
+    let mut events = host.events();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let stranger = Stranger::new("memory".into(), None);
+    let serving = tokio::spawn(run(near, KEY, Arc::clone(&host.shared), stranger));
+    let mut fake = Fake { stream: Framed::new(far, Sender::Host.codec()), names: None };
+    fake.hello(&guest, token(7), Protocols::SPOKEN).await;
+    assert!(matches!(fake.hear().await, FromHost::Welcome(_)));
+    while !host.flush_cache(&guest) {
+        tokio::task::yield_now().await;
+    }
+    serving.abort();
+    assert!(serving.await.unwrap_err().is_cancelled());
+    assert!(!host.flush_cache(&guest), "nobody is there");
+    assert_eq!(told(&mut events).split_off(1), ["connected", "disconnected"]);
+}
+
+#[tokio::test]
+async fn strangers_that_are_refused_take_no_guests_places() {
+    use tether_wire::message::Received;
+    let (host, guest) = host().await;
+    let mut events = host.events();
+    let mut fake = Fake::dial(&host, &guest).await;
+    fake.say(Received { generation: 7 }).await;
+    let (mut reuses, mut refusals, mut received) = (0, 0, 0);
+    for n in 0..5_000 {
+        // Half of them say that they are the guest.
+        let named = if n % 2 == 0 { guest.clone() } else { "nobody".parse().unwrap() };
+        refused(Fake::greet(&host, &named, OTHER, token(8)).await).await;
+    }
+    while let Ok(event) = events.try_recv() {
+        match event.kind {
+            EventKind::IdentityReuse { .. } => reuses += 1,
+            EventKind::Refused { .. } => refusals += 1,
+            EventKind::Received { generation } => received = generation,
+            _ => {}
+        }
+    }
+    assert_eq!((received, refusals + reuses), (7, 512));
+    // Half of the room is for alarms alone.
+    assert_eq!(refusals, 128);
+}
