@@ -186,6 +186,10 @@ struct Shared {
     /// Counts connections.
     connections: AtomicU64,
     turned_away: TurnedAway,
+    /// Those who have said who they are, and are not let in.
+    refused: TurnedAway,
+    /// Those who say that they are somebody else.
+    reused: TurnedAway,
     /// What is told of strangers that nobody has heard yet.
     strangers: Mutex<Unheard>,
     metrics: Metrics,
@@ -211,6 +215,8 @@ impl Host {
             keys: Mutex::new(Keys::new(options.identity)),
             connections: AtomicU64::new(0),
             turned_away: TurnedAway::default(),
+            refused: TurnedAway::default(),
+            reused: TurnedAway::default(),
             strangers: Mutex::default(),
             metrics: Metrics::default(),
             events: broadcast::channel(EVENTS).0,
@@ -386,10 +392,29 @@ impl Shared {
         let _ = self.events.send(Event { guest: guest.clone(), dropped: 0, kind, _weight: None });
     }
 
-    /// Tells of somebody who was not let in. Anybody can have much of that told, so it may not take the
-    /// place of what guests say.
-    fn tell_of_stranger(&self, named: &GuestId, kind: EventKind) {
-        let once = matches!(kind, EventKind::IdentityReuse { .. });
+    /// Refuses somebody who says they are this guest.
+    fn refuse(&self, named: &GuestId, reason: String) {
+        if let Some(count) = self.refused.another(std::time::Instant::now()) {
+            tracing::warn!(count, guest = %named, "refused; the last: {reason}");
+        }
+        self.tell_of_stranger(named, EventKind::Refused { reason }, false);
+    }
+
+    /// Refuses somebody who says they are this guest, and has not got its key.
+    fn alarm(&self, named: &GuestId, peer: &str, bound: Pin, shown: Pin) {
+        if let Some(count) = self.reused.another(std::time::Instant::now()) {
+            tracing::warn!(
+                count, guest = %named, peer,
+                "refused; the last has key {shown}, and the guest {bound}: its join token may have leaked"
+            );
+        }
+        let reuse = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown };
+        self.tell_of_stranger(named, reuse, true);
+    }
+
+    /// Anybody can have much of this told, so it may neither take the place of what guests say nor, above,
+    /// fill the log.
+    fn tell_of_stranger(&self, named: &GuestId, kind: EventKind, once: bool) {
         // Nothing panics while it is held.
         let place = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).another(0, once);
         match place {

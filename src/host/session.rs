@@ -232,7 +232,7 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
     })?;
     let refused = |(reason, words): (Reason, String)| {
         shared.metrics.refuse(reason);
-        shared.tell_of_stranger(&guest, EventKind::Refused { reason: words.clone() });
+        shared.refuse(&guest, words.clone());
         words
     };
     let protocol = agree(hello, shared.protocols).map_err(refused)?;
@@ -244,9 +244,8 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
         Some(Ok(Entry::Known)) => {}
         Some(Ok(Entry::Enrolled)) => shared.tell(&guest, EventKind::Enrolled { key }),
         Some(Err(refusal @ Refusal::Reuse { bound })) => {
-            let reuse = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown: key };
             shared.metrics.refuse(Reason::Key);
-            shared.tell_of_stranger(&guest, reuse);
+            shared.alarm(&guest, peer, bound, key);
             return Err(refusal.to_string());
         }
         Some(Err(refusal)) => {

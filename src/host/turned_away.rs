@@ -1,5 +1,5 @@
-//! Whoever was turned away before it was known who they are: each is counted, and the log has a line
-//! of them now and then. Whoever can reach the port could fill it otherwise.
+//! Whoever was turned away: each is counted, and the log has a line of them now and then. Whoever can
+//! reach the port could fill it otherwise.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -96,17 +96,7 @@ impl Engine {
                             let _ = keeper.try_send(event.kind);
                         }
                         (_, EventKind::Enrolled { key }) => self.enrolled(&id, *key),
-                        (_, EventKind::Refused { reason }) => {
-                            tracing::warn!(guest = id, "refused: {reason}");
-                        }
-                        (_, EventKind::IdentityReuse { peer, bound, shown }) => {
-                            tracing::warn!(
-                                guest = id,
-                                peer,
-                                "refused: it says it is this guest, but has key {shown} and not {bound}; its \
-                                 join token may have leaked"
-                            );
-                        }
+                        // Whoever was not let in is in the log: the host library sees to it.
                         _ => {}
                     }
                 }
