@@ -52,7 +52,11 @@ pub(crate) fn run(directory: &Path, guests: &str, address: &str) -> ExitCode {
         say(&json!({ "address": program.host.address().to_string(), "pin": pin.to_string(), "kib": before }));
         say(&enrolling.await.expect("no panic"));
         let keys = (0..guests).map(|number| program.host.key(&id(number)).expect("it has come").to_string());
-        fs::write(keys_file(directory), keys.collect::<Vec<_>>().join("\n")).expect("a file");
+        // As a whole: it is killed without a warning, perhaps now.
+        let (file, new) = (keys_file(directory), directory.join("keys.new"));
+        fs::write(&new, keys.collect::<Vec<_>>().join("\n"))
+            .and_then(|()| fs::rename(&new, file))
+            .expect("a file");
         words(async |word| match word {
             "name" => program.name().await,
             "memory" => json!({ "kib": memory_kib() }),
