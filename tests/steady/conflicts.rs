@@ -36,6 +36,22 @@ fn an_address_that_another_has_is_told_with_its_mac_and_stays_vic_8405_7485() {
 }
 
 #[test]
+fn a_neighbour_that_does_not_hear_at_once_is_found_by_the_second_probe() {
+    let machine = Machine::new(1);
+    machine.outside.run("ip address add 172.18.0.2/16 dev p0");
+    // As a link is whose carrier is there while the kernel's link watcher has not seen it.
+    machine.outside.run("ip link set p0 arp off");
+    let mut agent = machine.with_state(&with(&[("172.18.0.2/16", "optimistic")]));
+    agent.verified();
+    let verified = Instant::now();
+    std::thread::sleep(Duration::from_millis(300));
+    machine.outside.run("ip link set p0 arp on");
+    let (at, conflict) = agent.conflict("172.18.0.2");
+    assert!(at.duration_since(verified) < Duration::from_secs(2), "{:?}", at.duration_since(verified));
+    assert_eq!(conflict["mac"], OTHER_MACS[0]);
+}
+
+#[test]
 fn a_strict_address_that_another_has_is_refused_and_a_free_one_verified() {
     let machine = Machine::new(1);
     machine.inside.run("ip address add 192.168.7.7/24 dev ens3");
