@@ -112,10 +112,7 @@ impl Files {
     fn put_hostname(&self) -> Result<(), Problem> {
         let Some(name) = self.shown.then(|| gethostname().ok()).flatten() else { return Ok(()) };
         let line = [name.as_encoded_bytes(), b"\n"].concat();
-        if self.read("hostname").is_ok_and(|now| now.as_ref() == Some(&line)) {
-            return Ok(());
-        }
-        self.write("hostname", &line).map_err(|error| self.cannot("hostname", "hostname", "written", &error))
+        self.put("hostname", &line).map_err(|error| self.cannot("hostname", "hostname", "written", &error))
     }
 
     fn put_hosts(&self, desired: &Desired) -> Result<(), Problem> {
@@ -137,11 +134,8 @@ impl Files {
         if self.resolv_conf.as_ref() == Some(&wanted) {
             return Ok(());
         }
-        let now = self.read("resolv.conf");
-        if !now.is_ok_and(|now| now.as_deref() == Some(wanted.as_bytes())) {
-            self.write("resolv.conf", wanted.as_bytes())
-                .map_err(|error| self.cannot("dns", "resolv.conf", "written", &error))?;
-        }
+        self.put("resolv.conf", wanted.as_bytes())
+            .map_err(|error| self.cannot("dns", "resolv.conf", "written", &error))?;
         self.resolv_conf = Some(wanted);
         Ok(())
     }
@@ -167,20 +161,34 @@ impl Files {
         });
         let hosts = self.put_back("hosts", &before.hosts);
         let resolv_conf = self.put_back("resolv.conf", &before.resolv_conf);
-        let hostname = !self.shown || self.put_back("hostname", &before.hostname_file);
-        named && in_domain && (self.shown || hosts && resolv_conf && hostname)
+        let files = if self.shown {
+            self.put_back("hostname", &before.hostname_file);
+            true
+        } else {
+            hosts && resolv_conf
+        };
+        named && in_domain && files
     }
 
     fn put_back(&self, name: &str, before: &Before) -> bool {
-        // What could not be read was not written either.
-        let Ok(before) = before else { return true };
-        if self.read(name).is_ok_and(|now| now == *before) {
-            return true;
-        }
         match before {
-            Some(content) => self.write(name, content).is_ok(),
-            None => fs::remove_file(self.etc.join(name)).is_ok(),
+            Ok(Some(content)) => self.put(name, content).is_ok(),
+            Ok(None) => match fs::remove_file(self.etc.join(name)) {
+                Err(error) => error.kind() == io::ErrorKind::NotFound,
+                Ok(()) => true,
+            },
+            // What could not be read was not written either, but for what a container had blown up,
+            // which nobody wants back.
+            Err(_) => true,
         }
+    }
+
+    /// Has the file say this. One that does already is not written.
+    fn put(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        if self.read(name).is_ok_and(|now| now.as_deref() == Some(content)) {
+            return Ok(());
+        }
+        self.write(name, content)
     }
 
     /// What the file says: `None` where there is none.

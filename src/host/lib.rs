@@ -191,7 +191,7 @@ struct Shared {
     /// Those who say that they are somebody else.
     reused: TurnedAway,
     /// What is told of strangers that nobody has heard yet.
-    strangers: Mutex<Unheard>,
+    unheard: Mutex<Unheard>,
     metrics: Metrics,
     events: broadcast::Sender<Event>,
 }
@@ -217,7 +217,7 @@ impl Host {
             turned_away: TurnedAway::default(),
             refused: TurnedAway::default(),
             reused: TurnedAway::default(),
-            strangers: Mutex::default(),
+            unheard: Mutex::default(),
             metrics: Metrics::default(),
             events: broadcast::channel(EVENTS).0,
         });
@@ -416,7 +416,7 @@ impl Shared {
     /// fill the log.
     fn tell_of_stranger(&self, named: &GuestId, kind: EventKind, once: bool) {
         // Nothing panics while it is held.
-        let place = self.strangers.lock().unwrap_or_else(PoisonError::into_inner).another(0, once);
+        let place = self.unheard.lock().unwrap_or_else(PoisonError::into_inner).another(0, once);
         match place {
             Some(place) => self.pass_on(named, place, kind),
             None => _ = self.metrics.events_dropped.inc(),

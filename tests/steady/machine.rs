@@ -113,7 +113,7 @@ impl Machine {
             for what in link address 'route show table all' rule '-6 rule'; do
                 ip -d -o $what | sed \"s/^/$what: /\"
             done
-            ip neigh show nud permanent | grep -v extern_learn || true
+            ip neigh show nud permanent | sed '/extern_learn/d'
             cd /proc/sys/net
             grep -H . ipv?/conf/*/forwarding ipv6/conf/*/disable_ipv6 ipv6/conf/*/accept_ra \
                 ipv4/conf/*/rp_filter ipv4/conf/*/arp_ignore ipv4/conf/*/arp_announce

@@ -47,7 +47,7 @@ pub use error::KernelError;
 pub use fault::Fault;
 
 use crate::plan::{Named, Operation};
-use requests::{Batch, Requests};
+use requests::Requests;
 
 /// The kernel's networking in the network namespace this was opened in.
 #[derive(Debug)]
@@ -100,24 +100,18 @@ impl Kernel {
         let Some(index) = links.iter().find(|link| link.is_device(mac)).map(|link| link.index) else {
             return Ok(false);
         };
-        let mut batch = Batch::default();
-        batch.push(RTM_SETLINK, 0, &link::with(index, LinkAttribute::NetNsFd(to.as_raw_fd())));
-        let mut refused = None;
-        requests.send(&mut batch, |_, error| refused = Some(error)).await?;
-        refused.map_or(Ok(true), Err)
+        let moved = link::with(index, LinkAttribute::NetNsFd(to.as_raw_fd()));
+        requests.ask(RTM_SETLINK, 0, &moved).await.map(|()| true)
     }
 
     /// Keeps a place for a neighbour on a link. All network namespaces share one table, 1,024 places of
     /// each family: whoever fills it, from another one, does not take this place.
     pub async fn keep_neighbour(&self, link: u32, address: IpAddr) -> Result<(), KernelError> {
-        let mut batch = Batch::default();
-        batch.push(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, &neighbour::kept(link, address));
-        let mut refused = None;
-        self.requests.lock().await.send(&mut batch, |_, error| refused = Some(error)).await?;
-        match refused {
+        let kept = neighbour::kept(link, address);
+        match self.requests.lock().await.ask(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL, &kept).await {
             // It is known already, perhaps for good.
-            Some(error) if error.says_exists() => Ok(()),
-            refused => refused.map_or(Ok(()), Err),
+            Err(error) if error.says_exists() => Ok(()),
+            asked => asked,
         }
     }
 

@@ -76,6 +76,20 @@ impl Requests {
         Ok(())
     }
 
+    /// Sends one request and waits for its answer.
+    pub(super) async fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &impl Emitable,
+    ) -> Result<(), KernelError> {
+        let mut batch = Batch::default();
+        batch.push(kind, flags, body);
+        let mut refused = None;
+        self.send(&mut batch, |_, error| refused = Some(error)).await?;
+        refused.map_or(Ok(()), Err)
+    }
+
     /// Reads a whole table: `read` makes something of an entry's payload, or nothing. A dump that
     /// the kernel marks as interrupted is read again: it may have entries twice, or not at all.
     pub(super) async fn dump<T>(

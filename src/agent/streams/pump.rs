@@ -416,11 +416,12 @@ mod tests {
         (streams, Host { stream, decoder: Decoder::new(), pending: Vec::new() })
     }
 
+    fn nonblocking(end: OwnedFd) -> OwnedFd {
+        nix::fcntl::fcntl(&end, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
+        end
+    }
+
     fn pipe() -> (File, OwnedFd, File, OwnedFd) {
-        let nonblocking = |end: OwnedFd| {
-            nix::fcntl::fcntl(&end, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
-            end
-        };
         let ((from, to), (input, stdin)) = (io::pipe().unwrap(), io::pipe().unwrap());
         (
             File::from(OwnedFd::from(to)),
@@ -434,9 +435,8 @@ mod tests {
     async fn a_terminal_that_is_closed_is_not_over_before_its_workload() {
         let (streams, mut host) = pair();
         let nix::pty::OpenptyResult { master, slave } = nix::pty::openpty(None, None).unwrap();
-        nix::fcntl::fcntl(&master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
         let path = nix::unistd::ttyname(&slave).unwrap();
-        streams.carry(Ends::Terminal { master, device: slave });
+        streams.carry(Ends::Terminal { master: nonblocking(master), device: slave });
         host.say(OutputReceiver::new(1, 0).attach()).await;
         for word in ["first", "second"] {
             // Opened and closed each time: in between nobody has it but the agent.

@@ -28,6 +28,8 @@ fn admission(key: Option<Pin>) -> Admission {
 /// The guest's end of a connection, greeted.
 struct Fake {
     stream: Stream<DuplexStream>,
+    /// The host's end of it.
+    serving: tokio::task::JoinHandle<()>,
     /// The names in force and their version.
     names: Option<(u64, NameTables)>,
 }
@@ -50,8 +52,8 @@ impl Fake {
     fn open(host: &Host, key: Pin) -> Self {
         let (near, far) = tokio::io::duplex(1 << 16);
         let stranger = Stranger::new("memory".into(), None);
-        tokio::spawn(run(near, key, Arc::clone(&host.shared), stranger));
-        Self { stream: Framed::new(far, Sender::Host.codec()), names: None }
+        let serving = tokio::spawn(run(near, key, Arc::clone(&host.shared), stranger));
+        Self { stream: Framed::new(far, Sender::Host.codec()), serving, names: None }
     }
 
     async fn hello(&mut self, guest: &GuestId, token: JoinToken, protocols: Protocols) {
@@ -350,17 +352,12 @@ async fn one_that_says_much_while_nobody_listens_takes_no_others_places() {
 async fn a_connection_that_the_program_gives_up_is_one_that_has_ended() {
     let (host, guest) = host().await;
     let mut events = host.events();
-    let (near, far) = tokio::io::duplex(1 << 16);
-    let stranger = Stranger::new("memory".into(), None);
-    let serving = tokio::spawn(run(near, KEY, Arc::clone(&host.shared), stranger));
-    let mut fake = Fake { stream: Framed::new(far, Sender::Host.codec()), names: None };
-    fake.hello(&guest, token(7), Protocols::SPOKEN).await;
-    assert!(matches!(fake.hear().await, FromHost::Welcome(_)));
+    let fake = Fake::dial(&host, &guest).await;
     while !host.flush_cache(&guest) {
         tokio::task::yield_now().await;
     }
-    serving.abort();
-    assert!(serving.await.unwrap_err().is_cancelled());
+    fake.serving.abort();
+    assert!(fake.serving.await.unwrap_err().is_cancelled());
     assert!(!host.flush_cache(&guest), "nobody is there");
     assert_eq!(told(&mut events).split_off(1), ["connected", "disconnected"]);
 }

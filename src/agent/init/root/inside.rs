@@ -10,12 +10,11 @@ use nix::{
 };
 
 use super::{
-    RootError,
+    HARMLESS, RootError,
     beneath::{Beneath, magic_path},
 };
 
 const NO_SUID: MsFlags = MsFlags::MS_NOSUID;
-const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
 /// The files that say what the network is, by their names in the agent's directory.
 pub(super) const FILES: [&str; 3] = ["hosts", "resolv.conf", "hostname"];

@@ -28,6 +28,8 @@ use beneath::Beneath;
 
 /// Where the agent keeps the container's `hosts`, `resolv.conf` and `hostname`.
 pub const ETC: &str = "/run/tether/etc";
+/// How a file system is mounted that no program and no device is to come from.
+const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 const IMAGE: &str = "/run/tether/image";
 const WRITABLE: &str = "/run/tether/writable";
 const ROOT: &str = "/run/tether/root";
@@ -72,8 +74,7 @@ pub(super) struct Container {
 /// room in theirs.
 pub(super) fn prepare_files() -> io::Result<()> {
     fs::create_dir_all(ETC)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("tmpfs"), ETC, Some("tmpfs"), flags, Some("size=8m,nr_inodes=16,mode=0755"))?;
+    mount(Some("tmpfs"), ETC, Some("tmpfs"), HARMLESS, Some("size=8m,nr_inodes=16,mode=0755"))?;
     inside::FILES.iter().try_for_each(|name| fs::write(Path::new(ETC).join(name), ""))
 }
 

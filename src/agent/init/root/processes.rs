@@ -11,7 +11,7 @@ use nix::{
     mount::{MsFlags, mount},
 };
 
-const HARMLESS: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+use super::HARMLESS;
 
 /// What is the machine's and not the container's: to be read only, or not at all.
 const READ_ONLY: [&CStr; 5] = [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
