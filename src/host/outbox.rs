@@ -31,6 +31,7 @@ pub(crate) struct Waiting(Arc<Shared>);
 struct Shared {
     slots: Mutex<Slots>,
     filled: Notify,
+    closed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -146,34 +147,35 @@ impl Outbox {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.0.change(|slots| slots.closed = true);
+        self.0.slots().closed = true;
+        self.0.closed.notify_one();
     }
 }
 
 impl Waiting {
-    /// The next message, with the generation of a desired state; `None` once the connection is to end.
-    /// Cancel-safe.
-    pub(crate) async fn next(&self) -> Option<(Frame, Option<u64>)> {
+    /// The next message, with the generation of a desired state. Cancel-safe.
+    pub(crate) async fn next(&self) -> (Frame, Option<u64>) {
         loop {
-            let next = {
-                let mut slots = self.0.slots();
-                if slots.closed {
-                    return None;
-                }
-                slots.next()
-            };
+            let next = self.0.slots().next();
             match next {
                 // Large documents take their time: others may fill the slots meanwhile.
                 Some(Next::Message(message)) => {
                     let FromHost::Apply(Apply { generation, .. }) = message else {
-                        return Some((message.to_frame(), None));
+                        return (message.to_frame(), None);
                     };
-                    return Some((message.to_frame(), Some(generation)));
+                    return (message.to_frame(), Some(generation));
                 }
-                Some(Next::Names(due)) => return Some((due.frame(), None)),
+                Some(Next::Names(due)) => return (due.frame(), None),
                 None => {}
             }
             self.0.filled.notified().await;
+        }
+    }
+
+    /// Waits until the connection is to end. Cancel-safe.
+    pub(crate) async fn closed(&self) {
+        while !self.0.slots().closed {
+            self.0.closed.notified().await;
         }
     }
 }

@@ -328,8 +328,10 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         // One that says too much is not read for a while.
         let paused = credit.until(now());
         tokio::select! {
-            // What has been heard counts before silence does.
+            // What has been heard counts before silence does. The end counts first, whatever is on its
+            // way: a guest that takes it slowly would have as many connections as it likes.
             biased;
+            () = waiting.closed() => return Err(Broken::Replaced),
             step = line.step(paused.is_none(), now) => match step.map_err(broken)? {
                 Step::Closed => return Err(Broken::Closed),
                 Step::Sent => {}
@@ -348,7 +350,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 line.sign_of_life(now());
             }
             message = waiting.next(), if free => {
-                let (frame, generation) = message.ok_or(Broken::Replaced)?;
+                let (frame, generation) = message;
                 applying = generation.map(Applying::sent).or(applying);
                 line.put(frame, now())?;
             }

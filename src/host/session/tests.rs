@@ -305,6 +305,20 @@ async fn a_guest_that_sends_megabytes_while_it_is_sent_megabytes_is_heard() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_was_replaced_ends_whatever_is_on_its_way() {
+    let (host, guest) = host().await;
+    let replaced = Fake::dial(&host, &guest).await;
+    drop(host.update_names(&guest, long_tables()));
+    // It does not read them. Less than a guest may take to read nothing.
+    tokio::time::sleep(PATIENCE / 2).await;
+    let dismissed = Fake::dial(&host, &guest).await;
+    timeout(PATIENCE / 4, replaced.serving).await.unwrap().unwrap();
+    tokio::time::sleep(PATIENCE / 4).await;
+    host.dismiss(&guest);
+    timeout(PATIENCE / 4, dismissed.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_floods_is_slowed_down_and_its_words_are_not_lost() {
     let (host, guest) = host().await;
     let mut fake = Fake::dial(&host, &guest).await;
