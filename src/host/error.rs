@@ -1,6 +1,6 @@
 //! Why a guest does not have what was wanted of it. One enum for each operation.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use tether_wire::{
     message::{Failed, Failure, Phase},
@@ -21,7 +21,7 @@ pub enum ApplyError {
     TooLong(usize),
     /// The guest could not put it in force; it says whether it is as it was before.
     #[error("{}", Told(.0))]
-    Failed(Box<Failed>),
+    Failed(Arc<Failed>),
     /// Another document was wanted before this one was in force, or the guest was dismissed.
     #[error("another document took its place")]
     Superseded,

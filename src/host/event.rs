@@ -86,9 +86,9 @@ pub enum EventKind {
         generation: u64,
     },
     /// A desired state is in force.
-    Verified(Verified),
+    Verified(Arc<Verified>),
     /// A desired state is not in force.
-    Failed(Failed),
+    Failed(Arc<Failed>),
     /// Name tables are in force.
     NamesApplied(Stamp),
     /// Its newest status.

@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use tether_wire::{
+    codec,
+    frame::Frame,
     message::{
-        Apply, Failed, FromHost, Hello, HostKey, NamesApplied, NamesFailed, NamesGap, Phase, Signal, Stop,
-        Verified, state_digest,
+        Apply, Failed, Hello, HostKey, NamesApplied, NamesFailed, NamesGap, Phase, Signal, Stop, Verified,
+        state_digest,
     },
     state::DesiredState,
     status::{Digest, Stamp, Status},
@@ -38,7 +40,7 @@ pub(crate) struct Guest {
     pub(crate) unheard: Unheard,
     /// Its newest status.
     pub(crate) status: Option<Arc<Status>>,
-    state: Wanted<DesiredState, Verified, ApplyError>,
+    state: Wanted<State, Arc<Verified>, ApplyError>,
     names: WantedNames,
     /// The newest tables that it has said it has: when it comes back with them, it is sent what has
     /// changed since.
@@ -48,7 +50,7 @@ pub(crate) struct Guest {
     /// The digest of what it has said it cannot put in force.
     failed: Option<Digest>,
     /// What the guest has verified, and waits to be confirmed.
-    unconfirmed: Option<Verified>,
+    unconfirmed: Option<Arc<Verified>>,
     /// Its connection and the number that tells it from earlier ones.
     connection: Option<(u64, Outbox)>,
     /// Whether it has ever had one.
@@ -84,21 +86,26 @@ impl Condition {
     }
 }
 
-/// A desired state that any guest will take. It is made without a lock: a long one takes its time.
-#[derive(Debug)]
-pub(crate) struct Checked {
-    state: DesiredState,
+/// A desired state that any guest will take, as a message has it. Clones are the same one: a long one is
+/// encoded once, without a lock.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
     digest: Digest,
+    encoded: Arc<[u8]>,
 }
 
-impl Checked {
-    pub(crate) fn new(state: DesiredState) -> Result<Self, ApplyError> {
+impl State {
+    /// Checks a state, or says everything that is wrong with it.
+    pub(crate) fn new(state: &DesiredState) -> Result<Self, ApplyError> {
         state.check().map_err(ApplyError::Wrong)?;
-        let digest = state_digest(&state);
-        let longest = FromHost::from(Apply { generation: u64::MAX, state });
-        fits(&longest.to_frame()).map_err(ApplyError::TooLong)?;
-        let FromHost::Apply(Apply { state, .. }) = longest else { unreachable!("it was made above") };
-        Ok(Self { state, digest })
+        let encoded = codec::encode(state);
+        fits(&Apply::frame(u64::MAX, &encoded)).map_err(ApplyError::TooLong)?;
+        Ok(Self { digest: state_digest(state), encoded: encoded.into() })
+    }
+
+    /// The message that has a guest put it in force.
+    pub(crate) fn frame(&self, generation: u64) -> Frame {
+        Apply::frame(generation, &self.encoded)
     }
 }
 
@@ -131,13 +138,14 @@ impl Guest {
     /// Wants a state of this guest from now on, and sends it if there is a connection.
     pub(crate) fn want_state(
         &mut self,
-        Checked { state, digest }: Checked,
-    ) -> oneshot::Receiver<Result<Verified, ApplyError>> {
-        if let Some((_, outbox)) = &self.connection {
-            outbox.state(Apply { generation: self.state.highest + 1, state: state.clone() });
-        }
+        state: &State,
+    ) -> oneshot::Receiver<Result<Arc<Verified>, ApplyError>> {
         self.failed = None;
-        self.state.set(|generation| Stamp { generation, digest }, state)
+        let answer = self.state.set(|generation| Stamp { generation, digest: state.digest }, state.clone());
+        if let Some((_, outbox)) = &self.connection {
+            outbox.state(self.state.highest, state.clone());
+        }
+        answer
     }
 
     /// Gives this guest `tables` from now on, and sends them if there is a connection.
@@ -195,7 +203,7 @@ impl Guest {
         }
         resync_names(&mut self.names, &outbox, hello.names);
         if let Some((generation, state)) = self.state.resync(hello.applied) {
-            outbox.state(Apply { generation, state });
+            outbox.state(generation, state);
         }
         self.in_force = hello.applied.map(|stamp| stamp.digest);
         self.connection = Some((number, outbox));
@@ -229,7 +237,7 @@ impl Guest {
         self.connection = None;
     }
 
-    pub(crate) fn verified(&mut self, verified: Verified) {
+    pub(crate) fn verified(&mut self, verified: Arc<Verified>) {
         let stamp = verified.stamp;
         // It may have waited in a queue while the guest has given the document up.
         self.unconfirmed = None;
@@ -243,7 +251,7 @@ impl Guest {
 
     /// The guest has heard that it was heard.
     pub(crate) fn confirmed(&mut self, generation: u64) {
-        let this = |verified: &mut Verified| verified.stamp.generation == generation;
+        let this = |verified: &mut Arc<Verified>| verified.stamp.generation == generation;
         if let Some(verified) = self.unconfirmed.take_if(this) {
             let stamp = verified.stamp;
             self.in_force = Some(stamp.digest);
@@ -251,7 +259,7 @@ impl Guest {
         }
     }
 
-    pub(crate) fn failed(&mut self, failed: Failed) {
+    pub(crate) fn failed(&mut self, failed: Arc<Failed>) {
         // A number that is not newer says that this host counts wrong; the status that follows
         // has the guest's number, and the document goes out again above it.
         if failed.failure.phase != Phase::Generation {
@@ -260,7 +268,7 @@ impl Guest {
             if let Some(wanted) = wanted.filter(|wanted| wanted.generation == generation) {
                 self.failed = Some(wanted.digest);
             }
-            let failed = Err(ApplyError::Failed(Box::new(failed)));
+            let failed = Err(ApplyError::Failed(failed));
             self.state.answered(|wanted| wanted.generation == generation, failed);
         }
     }
@@ -307,7 +315,7 @@ impl Guest {
             status.applied.filter(is_sane).and_then(|has| self.state.compare(has))
             && let Some((_, outbox)) = &self.connection
         {
-            outbox.state(Apply { generation, state });
+            outbox.state(generation, state);
         }
         self.in_force = status.applied.map(|stamp| stamp.digest);
         self.status = Some(status);

@@ -84,6 +84,7 @@ mod keys;
 mod listen;
 mod metrics;
 mod outbox;
+mod reported;
 mod session;
 mod strangers;
 mod tables;
@@ -123,7 +124,7 @@ pub use tether_wire::{
     value::{self, GuestId},
 };
 
-use guest::{Checked, Guest};
+use guest::{Guest, State};
 use keys::Keys;
 use listen::Listener;
 use message::{HostKey, NamesApplied, Signal, Stop, Verified};
@@ -174,14 +175,18 @@ pub struct Host {
     listening: Arc<Mutex<JoinSet<()>>>,
 }
 
+/// All guests, each with a lock of its own: what one of them says may be long, and takes nobody else's
+/// time. A guest is locked while all of them are, never the other way round.
+type Guests = HashMap<GuestId, Arc<Mutex<Guest>>>;
+
 /// What all parts of a host share.
 #[derive(Debug)]
 struct Shared {
     /// What is spoken with guests.
     protocols: Protocols,
     heartbeat_ms: u32,
-    guests: Mutex<HashMap<GuestId, Guest>>,
-    /// Taken while `guests` is held, never the other way round.
+    guests: Mutex<Guests>,
+    /// Taken while `guests` or a guest is held, never the other way round.
     keys: Mutex<Keys>,
     /// Counts connections.
     connections: AtomicU64,
@@ -238,12 +243,13 @@ impl Host {
     /// One that was admitted before is enrolled anew: what is wanted of it stays, its connection
     /// ends unless it is by the key in `admission`.
     pub fn admit(&self, guest: &GuestId, admission: Admission) {
-        self.shared.guests().entry(guest.clone()).or_default().admit(admission);
+        let record = Arc::clone(self.shared.guests().entry(guest.clone()).or_default());
+        lock(&record).admit(admission);
     }
 
     /// The key a guest is bound to, once it has redeemed its token.
     pub fn key(&self, guest: &GuestId) -> Option<Pin> {
-        self.shared.guests().get(guest)?.enrolment.as_ref()?.key()
+        self.shared.guest(guest, |guest| guest.enrolment.as_ref()?.key())?
     }
 
     /// The pins that boot documents are to have now.
@@ -274,8 +280,11 @@ impl Host {
 
     /// Forgets a guest: its connection ends, and it is not let in again.
     pub fn dismiss(&self, guest: &GuestId) {
-        // Dropping the record ends the session, which waits for messages from it.
-        self.shared.guests().remove(guest);
+        let gone = self.shared.guests().remove(guest);
+        // Its connection ends by that, and who waits for its word hears that there will be none.
+        if let Some(gone) = gone {
+            *lock(&gone) = Guest::default();
+        }
     }
 
     /// Wants `state` of `guest`, in place of whatever was wanted of it before.
@@ -283,12 +292,11 @@ impl Host {
     /// Resolves when the guest has verified it or has said why it cannot be. A guest that is
     /// away gets it when it comes: put a time limit around the call where waiting must end.
     pub async fn apply(&self, guest: &GuestId, state: DesiredState) -> Result<Verified, ApplyError> {
-        let state = Checked::new(state)?;
         let answer = {
-            let mut guests = self.shared.guests();
-            guests.get_mut(guest).ok_or(ApplyError::Unknown)?.want_state(state)
+            let state = State::new(&state)?;
+            self.shared.guest(guest, |guest| guest.want_state(&state)).ok_or(ApplyError::Unknown)?
         };
-        answer.await.unwrap_or(Err(ApplyError::Superseded))
+        answer.await.unwrap_or(Err(ApplyError::Superseded)).map(Arc::unwrap_or_clone)
     }
 
     /// Gives `guest` these names, in place of those it had, from this call on, whoever awaits it
@@ -311,39 +319,39 @@ impl Host {
         guest: &GuestId,
         names: &Tables,
     ) -> impl Future<Output = Result<NamesApplied, NamesError>> + Send + use<> {
-        let answer = self.shared.guests().get_mut(guest).map(|guest| guest.want_names(names));
+        let answer = self.shared.guest(guest, |guest| guest.want_names(names));
         async move { answer.ok_or(NamesError::Unknown)?.await.unwrap_or(Err(NamesError::Superseded)) }
     }
 
     /// Has a guest forget what DNS servers have answered. `false` when it is not connected.
     pub fn flush_cache(&self, guest: &GuestId) -> bool {
-        self.shared.guests().get(guest).is_some_and(Guest::flush_cache)
+        self.shared.guest(guest, |guest| guest.flush_cache()).unwrap_or_default()
     }
 
     /// Tells a guest to end its workload, with SIGKILL after `grace`, and to power off. `false`
     /// when it is not connected.
     pub fn stop(&self, guest: &GuestId, grace: Duration) -> bool {
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
-        self.shared.guests().get(guest).is_some_and(|guest| guest.stop(Stop { grace_ms }))
+        self.shared.guest(guest, |guest| guest.stop(Stop { grace_ms })).unwrap_or_default()
     }
 
     /// Sends the signal of this number to a guest's workload, to its first process alone. Every
     /// signal is sent, in order. `false` when the guest is not connected, or when 64 are waiting
     /// already.
     pub fn signal(&self, guest: &GuestId, number: i32) -> bool {
-        self.shared.guests().get(guest).is_some_and(|guest| guest.signal(Signal { number }))
+        self.shared.guest(guest, |guest| guest.signal(Signal { number })).unwrap_or_default()
     }
 
     /// Tells a guest that the end of its workload is noted for good, upon which it powers off.
     /// `false` when it is not connected: it will say again how the workload ended
     /// ([`EventKind::WorkloadExited`]), and asks for this again by that.
     pub fn exit_seen(&self, guest: &GuestId) -> bool {
-        self.shared.guests().get(guest).is_some_and(Guest::exit_seen)
+        self.shared.guest(guest, |guest| guest.exit_seen()).unwrap_or_default()
     }
 
     /// The newest status of a guest, `None` before its first.
     pub fn status(&self, guest: &GuestId) -> Option<Arc<Status>> {
-        self.shared.guests().get(guest)?.status.clone()
+        self.shared.guest(guest, |guest| guest.status.clone())?
     }
 
     /// How many connections have ended, since this host began, before it was known who they are: no
@@ -364,14 +372,19 @@ impl Host {
 }
 
 impl Shared {
-    fn guests(&self) -> MutexGuard<'_, HashMap<GuestId, Guest>> {
-        // No code panics while it holds the lock; if it did, the map is whole all the same.
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
+    fn guests(&self) -> MutexGuard<'_, Guests> {
+        lock(&self.guests)
+    }
+
+    /// Does something with what is known of a guest, under its lock; `None` where it is no guest.
+    fn guest<T>(&self, id: &GuestId, something: impl FnOnce(&mut Guest) -> T) -> Option<T> {
+        let record = Arc::clone(self.guests().get(id)?);
+        let done = something(&mut lock(&record));
+        Some(done)
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
-        // As above.
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.keys)
     }
 
     /// A number no connection has had before.
@@ -415,8 +428,7 @@ impl Shared {
     /// Anybody can have much of this told, so it may neither take the place of what guests say nor, above,
     /// fill the log.
     fn tell_of_stranger(&self, named: &GuestId, kind: EventKind, once: bool) {
-        // Nothing panics while it is held.
-        let place = self.unheard.lock().unwrap_or_else(PoisonError::into_inner).another(0, once);
+        let place = lock(&self.unheard).another(0, once);
         match place {
             Some(place) => self.pass_on(named, place, kind),
             None => _ = self.metrics.events_dropped.inc(),
@@ -431,10 +443,15 @@ impl Shared {
     }
 }
 
+/// What is in a mutex. No code panics while it holds one; if it did, what is in it is whole all the same.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Tells every guest that is connected which keys are the host's.
-fn tell_keys(guests: &HashMap<GuestId, Guest>, told: &HostKey) {
+fn tell_keys(guests: &Guests, told: &HostKey) {
     for guest in guests.values() {
-        guest.host_key(told.clone());
+        lock(guest).host_key(told.clone());
     }
 }
 

@@ -2,13 +2,7 @@
 //! program hands over. All lead to the same sessions.
 
 use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    os::unix::fs::FileTypeExt,
-    path::Path,
-    sync::{Arc, PoisonError},
-    time::Duration,
+    future::Future, io, net::SocketAddr, os::unix::fs::FileTypeExt, path::Path, sync::Arc, time::Duration,
 };
 
 use rand::random;
@@ -21,7 +15,7 @@ use tokio::{
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener, VsockStream};
 
 use crate::{
-    Host, accept,
+    Host, accept, lock,
     session::{self, Stranger},
     strangers::Origin,
     unhurried::Unhurried,
@@ -125,8 +119,7 @@ impl Host {
 
     pub(crate) fn add(&self, listener: impl Listener) {
         let accepting = accept(listener, Arc::clone(&self.shared));
-        // Nothing panics while it is held.
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner).spawn(accepting);
+        lock(&self.listening).spawn(accepting);
     }
 }
 

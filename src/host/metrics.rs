@@ -21,7 +21,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{Host, Shared, guest::Condition};
+use crate::{Host, Shared, guest::Condition, lock};
 
 /// What every name begins with.
 const PREFIX: &str = "tether";
@@ -128,8 +128,8 @@ impl Collector for Fleet {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
         let mut counts = [0_u64; Condition::ALL.len()];
-        for guest in shared.guests().values().filter(|guest| guest.enrolment.is_some()) {
-            counts[guest.condition() as usize] += 1;
+        for guest in shared.guests().values() {
+            counts[lock(guest).condition() as usize] += 1;
         }
         let help = "Guests that are admitted, by how it stands with them";
         let mut guests = encoder.encode_descriptor("guests", help, None, MetricType::Gauge)?;

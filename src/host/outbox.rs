@@ -5,16 +5,20 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tether_wire::{
     frame::Frame,
-    message::{Apply, ExitSeen, FlushCache, FromHost, HostKey, Signal, Stop, limit},
+    message::{ExitSeen, FlushCache, FromHost, HostKey, Signal, Stop, limit},
 };
 use tokio::sync::Notify;
 
-use crate::tables::{Course, Due, Tables};
+use crate::{
+    guest::State,
+    lock,
+    tables::{Course, Due, Tables},
+};
 
 /// How many signals wait at most.
 const SIGNALS: usize = 64;
@@ -38,7 +42,7 @@ struct Shared {
 struct Slots {
     host_key: Option<HostKey>,
     names: Course,
-    state: Option<Apply>,
+    state: Option<(u64, State)>,
     flush_cache: Option<FlushCache>,
     stop: Option<Stop>,
     exit_seen: Option<ExitSeen>,
@@ -47,16 +51,16 @@ struct Slots {
 }
 
 /// What is sent next.
-#[expect(clippy::large_enum_variant, reason = "as FromHost: it is made, sent and gone")]
 enum Next {
-    Message(FromHost),
+    Message(Frame),
     Names(Due),
+    State(u64, State),
 }
 
 impl Slots {
     fn next(&mut self) -> Option<Next> {
         fn message(message: impl Into<FromHost>) -> Next {
-            Next::Message(message.into())
+            Next::Message(message.into().to_frame())
         }
         // Signals were asked for before a stop that may follow on them. Then stop: what comes after
         // it is not wanted any more. Names before the state: a workload starts when that is
@@ -68,15 +72,14 @@ impl Slots {
             .or_else(|| self.signals.pop_front().map(message))
             .or_else(|| self.stop.take().map(message))
             .or_else(|| self.names.take().map(Next::Names))
-            .or_else(|| self.state.take().map(message))
+            .or_else(|| self.state.take().map(|(generation, state)| Next::State(generation, state)))
             .or_else(|| self.flush_cache.take().map(message))
     }
 }
 
 impl Shared {
     fn slots(&self) -> MutexGuard<'_, Slots> {
-        // Nothing panics while it is held.
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slots)
     }
 
     fn change(&self, change: impl FnOnce(&mut Slots)) {
@@ -116,8 +119,8 @@ impl Outbox {
         self.0.change(|slots| slots.host_key = Some(host_key));
     }
 
-    pub(crate) fn state(&self, apply: Apply) {
-        self.0.change(|slots| slots.state = Some(apply));
+    pub(crate) fn state(&self, generation: u64, state: State) {
+        self.0.change(|slots| slots.state = Some((generation, state)));
     }
 
     pub(crate) fn flush_cache(&self) {
@@ -159,13 +162,9 @@ impl Waiting {
             let next = self.0.slots().next();
             match next {
                 // Large documents take their time: others may fill the slots meanwhile.
-                Some(Next::Message(message)) => {
-                    let FromHost::Apply(Apply { generation, .. }) = message else {
-                        return (message.to_frame(), None);
-                    };
-                    return (message.to_frame(), Some(generation));
-                }
+                Some(Next::State(generation, state)) => return (state.frame(generation), Some(generation)),
                 Some(Next::Names(due)) => return (due.frame(), None),
+                Some(Next::Message(frame)) => return (frame, None),
                 None => {}
             }
             self.0.filled.notified().await;

@@ -28,9 +28,10 @@ use crate::{
     admission::{Entry, Refusal},
     credit::Credit,
     event::EventKind,
-    guest::is_sane,
+    guest::{Guest, is_sane},
     metrics::{Metrics, Reason},
     outbox::Waiting,
+    reported,
     strangers::Place,
     tls,
 };
@@ -161,35 +162,36 @@ impl<'a> Connection<'a> {
     /// since it was greeted.
     fn begin(guest: &'a GuestId, key: Pin, hello: Hello, shared: &'a Shared) -> Option<(Self, Waiting)> {
         let number = shared.next_connection();
-        let mut guests = shared.guests();
-        let record = guests.get_mut(guest)?;
-        record.enrolment.as_ref().filter(|enrolment| enrolment.key() == Some(key))?;
-        if record.was_there() {
-            shared.metrics.reconnects.inc();
-        }
-        let waiting = record.connected(number, &hello);
-        if let Some(told) = shared.keys().greeting() {
-            record.host_key(told);
-        }
-        shared.tell(guest, EventKind::Connected(hello));
+        let waiting = shared.guest(guest, |record| {
+            record.enrolment.as_ref().filter(|enrolment| enrolment.key() == Some(key))?;
+            if record.was_there() {
+                shared.metrics.reconnects.inc();
+            }
+            let waiting = record.connected(number, &hello);
+            if let Some(told) = shared.keys().greeting() {
+                record.host_key(told);
+            }
+            shared.tell(guest, EventKind::Connected(hello));
+            Some(waiting)
+        })??;
         Some((Self { guest, number, shared, end: "the host program has given it up".to_owned() }, waiting))
     }
 }
 
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        let mut guests = self.shared.guests();
-        let replaced = match guests.get_mut(self.guest) {
-            Some(record) if record.is_current(self.number) => {
+        let end = EventKind::Disconnected { reason: std::mem::take(&mut self.end) };
+        let known = self.shared.guest(self.guest, |record| {
+            if record.is_current(self.number) {
                 record.disconnected();
-                false
+            } else if record.is_connected() {
+                // A guest whose next connection came before this one's end never was away.
+                return;
             }
-            Some(record) => record.is_connected(),
-            None => false,
-        };
-        // A guest whose next connection came before this one's end never was away.
-        if !replaced {
-            self.shared.tell(self.guest, EventKind::Disconnected { reason: std::mem::take(&mut self.end) });
+            self.shared.tell(self.guest, end.clone());
+        });
+        if known.is_none() {
+            self.shared.tell(self.guest, end);
         }
     }
 }
@@ -236,24 +238,29 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
         words
     };
     let protocol = agree(hello, shared.protocols).map_err(refused)?;
-    // What is told of it is told before somebody else can come as this guest.
-    let mut guests = shared.guests();
-    let enrolment = guests.get_mut(&guest).and_then(|record| record.enrolment.as_mut());
-    match enrolment.map(|enrolment| enrolment.enter(key, &hello.token, SystemTime::now())) {
+    let entry = shared.guest(&guest, |record| {
+        let entry = record.enrolment.as_mut()?.enter(key, &hello.token, SystemTime::now());
+        // What is told of it is told before somebody else can come as this guest.
+        match entry {
+            Ok(Entry::Enrolled) => shared.tell(&guest, EventKind::Enrolled { key }),
+            Err(Refusal::Reuse { bound }) => shared.alarm(&guest, peer, bound, key),
+            Ok(Entry::Known) | Err(Refusal::Token | Refusal::Expired) => {}
+        }
+        Some(entry)
+    });
+    let refusal = match entry.flatten() {
+        Some(Ok(_)) => return Ok((guest, protocol)),
+        Some(Err(refusal)) => refusal,
         None => return Err(refused((Reason::Unknown, format!("{guest} is not a guest of this host")))),
-        Some(Ok(Entry::Known)) => {}
-        Some(Ok(Entry::Enrolled)) => shared.tell(&guest, EventKind::Enrolled { key }),
-        Some(Err(refusal @ Refusal::Reuse { bound })) => {
+    };
+    match refusal {
+        Refusal::Reuse { .. } => {
             shared.metrics.refuse(Reason::Key);
-            shared.alarm(&guest, peer, bound, key);
-            return Err(refusal.to_string());
+            Err(refusal.to_string())
         }
-        Some(Err(refusal)) => {
-            let reason = if refusal == Refusal::Expired { Reason::Expired } else { Reason::Token };
-            return Err(refused((reason, refusal.to_string())));
-        }
+        Refusal::Token => Err(refused((Reason::Token, refusal.to_string()))),
+        Refusal::Expired => Err(refused((Reason::Expired, refusal.to_string()))),
     }
-    Ok((guest, protocol))
 }
 
 /// The protocol that both speak, with a guest that makes sense.
@@ -417,12 +424,24 @@ fn take(
     shared: &Shared,
     replies: &mut Replies,
 ) {
-    let mut guests = shared.guests();
-    // What an earlier connection still says is nobody's word any more.
-    let Some(record) = guests.get_mut(guest).filter(|record| record.is_current(number)) else {
-        return;
-    };
-    let event = match message {
+    shared.guest(guest, |record| {
+        // What an earlier connection still says is nobody's word any more.
+        if !record.is_current(number) {
+            return;
+        }
+        let Some(event) = note(message, record, replies) else { return };
+        let once = matches!(event, EventKind::WorkloadExited(_));
+        // Under the lock: what the guest says by its next connection is told after it.
+        match record.unheard.another(length, once) {
+            Some(place) => shared.pass_on(guest, place, event),
+            None => _ = shared.metrics.events_dropped.inc(),
+        }
+    });
+}
+
+/// Notes in a guest's record what it says. What is told of it.
+fn note(message: FromGuest, record: &mut Guest, replies: &mut Replies) -> Option<EventKind> {
+    match message {
         FromGuest::Ping(Ping { nonce }) => {
             replies.pong = Some(Pong { nonce });
             None
@@ -430,13 +449,14 @@ fn take(
         // A second greeting means nothing; a pong has done its work by arriving.
         FromGuest::Pong(_) | FromGuest::Hello(_) => None,
         FromGuest::Received(received) => Some(EventKind::Received { generation: received.generation }),
-        FromGuest::Verified(verified) => {
-            record.verified(verified.clone());
+        FromGuest::Verified(mut verified) => {
+            reported::shorten_verified(&mut verified);
             // That it was heard is all the guest wants to know.
-            let generation = verified.stamp.generation;
             if verified.confirm_within_s > 0 {
-                replies.confirm = Some(Confirm { generation });
+                replies.confirm = Some(Confirm { generation: verified.stamp.generation });
             }
+            let verified = Arc::new(verified);
+            record.verified(Arc::clone(&verified));
             Some(EventKind::Verified(verified))
         }
         FromGuest::HostKeyKept(kept) => Some(EventKind::HostKeyKept { pins: kept.pins }),
@@ -445,7 +465,8 @@ fn take(
             None
         }
         FromGuest::Failed(failed) => {
-            record.failed(failed.clone());
+            let failed = Arc::new(failed);
+            record.failed(Arc::clone(&failed));
             Some(EventKind::Failed(failed))
         }
         FromGuest::NamesApplied(applied) => {
@@ -460,7 +481,8 @@ fn take(
             record.names_gap(&gap);
             None
         }
-        FromGuest::Status(status) => {
+        FromGuest::Status(mut status) => {
+            reported::shorten(&mut status);
             let status = Arc::new(status);
             record.reported(Arc::clone(&status));
             Some(EventKind::Status(status))
@@ -468,18 +490,6 @@ fn take(
         FromGuest::Event(event) => Some(EventKind::Guest(event)),
         // The host program says when it has noted that.
         FromGuest::WorkloadExited(exited) => Some(EventKind::WorkloadExited(exited.exit)),
-    };
-    let event = event.and_then(|event| {
-        let once = matches!(event, EventKind::WorkloadExited(_));
-        let place = record.unheard.another(length, once);
-        if place.is_none() {
-            shared.metrics.events_dropped.inc();
-        }
-        place.map(|place| (place, event))
-    });
-    // Under the lock: what the guest says by its next connection is told after it.
-    if let Some((place, event)) = event {
-        shared.pass_on(guest, place, event);
     }
 }
 

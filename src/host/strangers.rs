@@ -8,11 +8,13 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::sync::Notify;
+
+use crate::lock;
 
 /// The most at one time. Those that say nothing are there for 10 s: it takes so many places as
 /// this has [`FROM_ONE`]s to fill it, and then there is room for 100 a second still.
@@ -83,8 +85,7 @@ impl Strangers {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        // Nothing panics while it is held.
-        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.counts)
     }
 }
 

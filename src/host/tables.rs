@@ -1,6 +1,6 @@
 //! Name tables on their way to a guest: whole the first time, then as what has changed since.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tether_wire::{
     codec,
@@ -13,7 +13,7 @@ use tether_wire::{
     status::{Digest, Stamp},
 };
 
-use crate::{error::NamesError, outbox::fits};
+use crate::{error::NamesError, lock, outbox::fits};
 
 /// Name tables that any guest will take. Clones are the same tables: a thousand guests that find
 /// the same names cost the memory and the checking of one, and what changes from the same tables
@@ -58,7 +58,7 @@ impl Tables {
     /// What makes these tables of those.
     pub(crate) fn since(&self, old: &Self) -> Difference {
         // Held while they are compared: whoever else is to send the same waits for it.
-        let mut compared = self.0.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compared = lock(&self.0.compared);
         if let Some((digest, difference)) = &*compared
             && *digest == old.0.digest
         {

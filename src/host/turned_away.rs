@@ -2,9 +2,11 @@
 //! reach the port could fill it otherwise.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
+
+use crate::lock;
 
 /// The least time between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -40,8 +42,7 @@ impl TurnedAway {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

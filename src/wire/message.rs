@@ -104,6 +104,16 @@ pub struct Apply {
     pub state: DesiredState,
 }
 
+/// The type of [`Apply`].
+const APPLY: u16 = 16;
+
+impl Apply {
+    /// The frame of a message with a state that is encoded already: it is kept so.
+    pub fn frame(generation: u64, encoded: &[u8]) -> Frame {
+        numbered(APPLY, generation, encoded)
+    }
+}
+
 /// A desired state has arrived; nothing is said yet of what comes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Received {
@@ -213,11 +223,17 @@ impl Names {
     /// The frame of a message with tables that are encoded already: what is sent to a thousand
     /// guests is encoded once.
     pub fn frame(version: u64, encoded: &[u8]) -> Frame {
-        // A message is its fields, one after the other.
-        let mut payload = codec::encode(&version);
-        payload.extend_from_slice(encoded);
-        Frame { kind: NAMES, version: 1, payload: payload.into() }
+        numbered(NAMES, version, encoded)
     }
+}
+
+/// The frame of a message that is a number and a document, which is encoded already.
+fn numbered(kind: u16, number: u64, encoded: &[u8]) -> Frame {
+    // A message is its fields, one after the other.
+    let mut payload = codec::encode(&number);
+    payload.reserve_exact(encoded.len());
+    payload.extend_from_slice(encoded);
+    Frame { kind, version: 1, payload: payload.into() }
 }
 
 /// This is what changes in the names.
@@ -575,11 +591,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_that_were_encoded_before_make_the_same_message() {
+    fn documents_that_were_encoded_before_make_the_same_messages() {
         let tables = NameTables { ttl_seconds: 7, ..NameTables::default() };
         let version = 1 << 40;
         let frame = Names::frame(version, &codec::encode(&tables));
         assert_eq!(frame, FromHost::from(Names { version, tables }).to_frame());
+        let state = DesiredState { hostname: "h".into(), ..DesiredState::default() };
+        let frame = Apply::frame(7, &codec::encode(&state));
+        assert_eq!(frame, FromHost::from(Apply { generation: 7, state }).to_frame());
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Driven {
     /// Wants `state` of it, and what it says against that.
     pub async fn refuse(&self, state: DesiredState) -> Failure {
         match self.apply(state).await {
-            Err(ApplyError::Failed(failed)) => failed.failure,
+            Err(ApplyError::Failed(failed)) => failed.failure.clone(),
             other => panic!("not refused by the machine: {other:?}"),
         }
     }

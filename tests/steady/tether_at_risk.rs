@@ -137,7 +137,7 @@ impl HostProgram {
 
     fn hears_failed(&self, from: usize) -> message::Failed {
         let failed = |kind: &EventKind| match kind {
-            EventKind::Failed(failed) => Some(failed.clone()),
+            EventKind::Failed(failed) => Some((**failed).clone()),
             _ => None,
         };
         self.hears("a failure", from, failed).1

@@ -1,28 +1,30 @@
 mod names;
 
+use tether_wire::{message::FromHost, state::DesiredState};
+
 use super::*;
 
 fn document(name: &str) -> DesiredState {
     DesiredState { hostname: name.into(), ..DesiredState::default() }
 }
 
-fn state(name: &str) -> Checked {
-    Checked::new(document(name)).unwrap()
+fn state(name: &str) -> State {
+    State::new(&document(name)).unwrap()
 }
 
 fn stamp(generation: u64, name: &str) -> Stamp {
     Stamp { generation, digest: state_digest(&document(name)) }
 }
 
-fn verified(stamp: Stamp) -> Verified {
-    Verified {
+fn verified(stamp: Stamp) -> Arc<Verified> {
+    Arc::new(Verified {
         stamp,
         operations: 0,
         took_us: 1,
         skipped: vec![],
         confirm_within_s: 0,
         observed: tether_wire::status::Observed::default(),
-    }
+    })
 }
 
 fn hello(applied: Option<Stamp>) -> Hello {
@@ -63,18 +65,18 @@ fn sent(waiting: &Waiting) -> Option<(u64, String)> {
 #[test]
 fn a_guest_that_has_it_already_is_left_alone() {
     let mut guest = Guest::default();
-    drop(guest.want_state(state("a")));
+    drop(guest.want_state(&state("a")));
     guest.state.waiting = None;
     let queue = guest.connected(1, &hello(Some(stamp(41, "a"))));
     assert_eq!(sent(&queue), None);
-    drop(guest.want_state(state("b")));
+    drop(guest.want_state(&state("b")));
     assert_eq!(sent(&queue), Some((42, "b".to_owned())));
 }
 
 #[test]
 fn a_host_without_memory_counts_on_from_what_the_guest_has() {
     let mut guest = Guest::default();
-    let mut answer = guest.want_state(state("new"));
+    let mut answer = guest.want_state(&state("new"));
     let queue = guest.connected(1, &hello(Some(stamp(41, "old"))));
     assert_eq!(sent(&queue), Some((42, "new".to_owned())));
     guest.verified(verified(stamp(42, "new")));
@@ -84,7 +86,7 @@ fn a_host_without_memory_counts_on_from_what_the_guest_has() {
 #[test]
 fn who_waits_is_answered_after_a_reconnection() {
     let mut guest = Guest::default();
-    let _answer = guest.want_state(state("a"));
+    let _answer = guest.want_state(&state("a"));
     let queue = guest.connected(1, &hello(Some(stamp(1, "a"))));
     assert_eq!(sent(&queue), Some((1, "a".to_owned())));
 }
@@ -93,12 +95,12 @@ fn who_waits_is_answered_after_a_reconnection() {
 fn the_word_about_another_document_of_the_same_number_is_not_taken() {
     // The host before this one sent "a" as 1; this one means "b" by it.
     let mut guest = Guest::default();
-    let mut answer = guest.want_state(state("b"));
+    let mut answer = guest.want_state(&state("b"));
     let queue = guest.connected(1, &hello(None));
     assert_eq!(sent(&queue), Some((1, "b".to_owned())));
     guest.verified(verified(stamp(1, "a")));
     assert!(answer.try_recv().is_err(), "b is not in force");
-    let stale = Failed {
+    let stale = Arc::new(Failed {
         generation: 1,
         failure: tether_wire::message::Failure {
             phase: Phase::Generation,
@@ -106,7 +108,7 @@ fn the_word_about_another_document_of_the_same_number_is_not_taken() {
             operation: None,
             restored: true,
         },
-    };
+    });
     guest.failed(stale);
     assert!(answer.try_recv().is_err(), "and may well come into force");
     guest.reported(status(stamp(1, "a")));
@@ -118,9 +120,9 @@ fn the_word_about_another_document_of_the_same_number_is_not_taken() {
 #[test]
 fn a_document_that_overtook_a_reconnection_is_found_out() {
     let mut guest = Guest::default();
-    drop(guest.want_state(state("a")));
-    drop(guest.want_state(state("b")));
-    let mut answer = guest.want_state(state("a"));
+    drop(guest.want_state(&state("a")));
+    drop(guest.want_state(&state("b")));
+    let mut answer = guest.want_state(&state("a"));
     // The guest is still busy with "b", number 2, which this hello does not show.
     let queue = guest.connected(1, &hello(Some(stamp(1, "a"))));
     assert_eq!(sent(&queue), Some((3, "a".to_owned())));
@@ -139,7 +141,7 @@ fn a_document_that_overtook_a_reconnection_is_found_out() {
 #[test]
 fn who_waits_is_answered_though_the_guest_has_it_under_a_higher_number() {
     let mut guest = Guest::default();
-    let mut answer = guest.want_state(state("a"));
+    let mut answer = guest.want_state(&state("a"));
     let queue = guest.connected(1, &hello(None));
     assert_eq!(sent(&queue), Some((1, "a".to_owned())));
     guest.reported(status(stamp(2, "a")));
@@ -152,8 +154,8 @@ fn who_waits_is_answered_though_the_guest_has_it_under_a_higher_number() {
 fn a_newer_wish_supersedes_an_older_one_sent_or_not() {
     let mut guest = Guest::default();
     let queue = guest.connected(1, &hello(None));
-    let mut first = guest.want_state(state("a"));
-    let _second = guest.want_state(state("b"));
+    let mut first = guest.want_state(&state("a"));
+    let _second = guest.want_state(&state("b"));
     assert_eq!(first.try_recv().unwrap_err(), oneshot::error::TryRecvError::Closed);
     assert_eq!(sent(&queue), Some((2, "b".to_owned())));
     assert_eq!(sent(&queue), None);
@@ -194,6 +196,6 @@ fn a_number_from_a_guest_never_overflows() {
     let mut guest = Guest::default();
     let _queue = guest.connected(1, &hello(Some(stamp(MAX_GENERATION, "a"))));
     guest.reported(status(stamp(u64::MAX, "x")));
-    let _answer = guest.want_state(state("b"));
+    let _answer = guest.want_state(&state("b"));
     assert_eq!(guest.state.highest, MAX_GENERATION + 1);
 }

@@ -330,7 +330,7 @@ fn a_cache_is_flushed_after_the_state_that_was_wanted_before() {
     let mut guest = Guest::default();
     assert!(!guest.flush_cache(), "it is away");
     let queue = guest.connected(1, &hello(None));
-    drop(guest.want_state(state("a")));
+    drop(guest.want_state(&state("a")));
     assert!(guest.flush_cache() && guest.flush_cache());
     assert!(matches!(next(&queue), Some(FromHost::Apply(_))));
     assert_eq!(next(&queue), Some(FromHost::FlushCache(FlushCache)));
