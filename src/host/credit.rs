@@ -13,28 +13,41 @@ const LEAST: usize = 4 << 10;
 /// The part of a thread's time that one guest may take: a message can be made to cost far more than
 /// its bytes.
 const SHARE: u32 = 16;
+/// The longest it is made to wait.
+const LONGEST: Duration = Duration::from_secs(10);
 
-/// How much a guest may still say before it is made to wait.
-#[derive(Debug)]
+/// How much a guest may still say before it is made to wait. It is the guest's, whatever connection it
+/// comes by.
+#[derive(Debug, Default)]
 pub(crate) struct Credit {
-    /// When all of it will be there again, unless more is spent.
-    full: Instant,
+    /// When all of it will be there again, unless more is spent; `None` before anything is.
+    full: Option<Instant>,
 }
 
 impl Credit {
-    /// All of it.
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { full: now }
+    /// The guest has said a message of so many bytes.
+    pub(crate) fn said(&mut self, bytes: usize, now: Instant) {
+        self.spend(earned(bytes.max(LEAST)), now);
     }
 
-    /// The guest has said a message of so many bytes, and it took so long to take note of it.
-    pub(crate) fn spend(&mut self, bytes: usize, took: Duration, now: Instant) {
-        self.full = self.full.max(now) + earned(bytes.max(LEAST)).max(took * SHARE);
+    /// So many bytes are sent once more for what the guest has said.
+    pub(crate) fn sent_again(&mut self, bytes: usize, now: Instant) {
+        self.spend(earned(bytes), now);
     }
 
-    /// Until when it is not listened to, where it has said too much.
+    /// It took so long to read what the guest says, and to take note of it.
+    pub(crate) fn took(&mut self, time: Duration, now: Instant) {
+        self.spend(time * SHARE, now);
+    }
+
+    fn spend(&mut self, time: Duration, now: Instant) {
+        let full = self.full.map_or(now, |full| full.max(now)) + time;
+        self.full = Some(full.min(now + earned(AT_ONCE) + LONGEST));
+    }
+
+    /// Until when it is not listened to, and sent no documents, where it has said too much.
     pub(crate) fn until(&self, now: Instant) -> Option<Instant> {
-        let wait = self.full.saturating_duration_since(now).saturating_sub(earned(AT_ONCE));
+        let wait = self.full?.saturating_duration_since(now).saturating_sub(earned(AT_ONCE));
         (!wait.is_zero()).then(|| now + wait)
     }
 }
@@ -51,12 +64,13 @@ mod tests {
     /// How many messages of this length, which take so long, a guest can say in so many seconds.
     fn said(length: usize, took: Duration, seconds: u64) -> usize {
         let mut now = Instant::now();
-        let (mut credit, end, mut said) = (Credit::new(now), now + Duration::from_secs(seconds), 0);
+        let (mut credit, end, mut said) = (Credit::default(), now + Duration::from_secs(seconds), 0);
         while now < end {
             if let Some(until) = credit.until(now) {
                 now = until;
             } else {
-                credit.spend(length, took, now);
+                credit.said(length, now);
+                credit.took(took, now);
                 said += 1;
             }
         }
@@ -75,13 +89,23 @@ mod tests {
             assert!(said.abs_diff(12 * each_second) <= more, "{length} {took:?}: {said}");
         }
         let start = Instant::now();
-        let mut credit = Credit::new(start);
+        let mut credit = Credit::default();
         for second in 0..100 {
             let now = start + Duration::from_secs(second);
             for _ in 0..1_000 {
                 assert_eq!(credit.until(now), None);
-                credit.spend(100, Duration::from_micros(50), now);
+                credit.said(100, now);
             }
         }
+    }
+
+    #[test]
+    fn nobody_waits_longer_than_10_s() {
+        let now = Instant::now();
+        let mut credit = Credit::default();
+        for _ in 0..100 {
+            credit.sent_again(16 << 20, now);
+        }
+        assert_eq!(credit.until(now), Some(now + LONGEST));
     }
 }

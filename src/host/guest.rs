@@ -2,7 +2,7 @@
 //!
 //! Values and queues only: no socket, no clock. A session feeds it what the guest says.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tether_wire::{
     codec,
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     admission::{Admission, Enrolment},
+    credit::Credit,
     error::{ApplyError, NamesError},
     outbox::{Outbox, Waiting, fits, outbox},
     tables::Tables,
@@ -36,6 +37,11 @@ type WantedNames = Wanted<Tables, NamesApplied, NamesError>;
 pub(crate) struct Guest {
     /// What it is let in by; `None`: it is not.
     pub(crate) enrolment: Option<Enrolment>,
+    /// How much it may say. Its connection waits for that without holding this record.
+    pub(crate) credit: Arc<Mutex<Credit>>,
+    /// How many bytes of documents it is sent again for what it has said, and has no credit been spent
+    /// for.
+    pub(crate) sent_again: usize,
     /// What it has said that nobody has heard yet.
     pub(crate) unheard: Unheard,
     /// Its newest status.
@@ -101,6 +107,11 @@ impl State {
         let encoded = codec::encode(state);
         fits(&Apply::frame(u64::MAX, &encoded)).map_err(ApplyError::TooLong)?;
         Ok(Self { digest: state_digest(state), encoded: encoded.into() })
+    }
+
+    /// How long it is in a message.
+    fn length(&self) -> usize {
+        self.encoded.len()
     }
 
     /// The message that has a guest put it in force.
@@ -201,9 +212,13 @@ impl Guest {
             self.names.renumber(has);
             outbox.names_known(has.generation, tables);
         }
-        resync_names(&mut self.names, &outbox, hello.names);
+        let mut length = resync_names(&mut self.names, &outbox, hello.names);
         if let Some((generation, state)) = self.state.resync(hello.applied) {
+            length += state.length();
             outbox.state(generation, state);
+        }
+        if self.was_there {
+            self.sent_again += length;
         }
         self.in_force = hello.applied.map(|stamp| stamp.digest);
         self.connection = Some((number, outbox));
@@ -298,7 +313,7 @@ impl Guest {
         if let Some((_, outbox)) = &self.connection
             && outbox.names_gap(gap.version)
         {
-            resync_names(&mut self.names, outbox, gap.has.filter(is_sane));
+            self.sent_again += resync_names(&mut self.names, outbox, gap.has.filter(is_sane));
         }
     }
 
@@ -308,6 +323,7 @@ impl Guest {
         if let Some((version, tables)) = status.names.filter(is_sane).and_then(|has| self.names.compare(has))
             && let Some((_, outbox)) = &self.connection
         {
+            self.sent_again += tables.length();
             outbox.names_unknown();
             outbox.names(version, tables);
         }
@@ -315,6 +331,7 @@ impl Guest {
             status.applied.filter(is_sane).and_then(|has| self.state.compare(has))
             && let Some((_, outbox)) = &self.connection
         {
+            self.sent_again += state.length();
             outbox.state(generation, state);
         }
         self.in_force = status.applied.map(|stamp| stamp.digest);
@@ -327,11 +344,15 @@ pub(crate) fn is_sane(stamp: &Stamp) -> bool {
     stamp.generation <= MAX_GENERATION
 }
 
-/// Sends a guest the names wanted of it, unless it `has` them.
-fn resync_names(names: &mut WantedNames, outbox: &Outbox, has: Option<Stamp>) {
+/// Sends a guest the names wanted of it, unless it `has` them. How many bytes that is at most.
+fn resync_names(names: &mut WantedNames, outbox: &Outbox, has: Option<Stamp>) -> usize {
     if let Some((version, tables)) = names.resync(has) {
+        let length = tables.length();
         outbox.names(version, tables);
-    } else if let Some((stamp, tables)) = &names.document {
+        return length;
+    }
+    if let Some((stamp, tables)) = &names.document {
         outbox.names_known(stamp.generation, tables.clone());
     }
+    0
 }

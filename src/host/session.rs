@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     io,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -29,6 +29,7 @@ use crate::{
     credit::Credit,
     event::EventKind,
     guest::{Guest, is_sane},
+    lock,
     metrics::{Metrics, Reason},
     outbox::Waiting,
     reported,
@@ -139,7 +140,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
     };
     tracing::debug!("connected");
     let line = Line::new(stream, now());
-    let Err(broken) = carry(line, &guest, connection.number, &shared, &waiting, replies).await;
+    let Err(broken) = carry(line, &connection, &waiting, replies).await;
     tracing::debug!("disconnected: {broken}");
     connection.end = broken.to_string();
 }
@@ -153,6 +154,8 @@ struct Connection<'a> {
     guest: &'a GuestId,
     number: u64,
     shared: &'a Shared,
+    /// How much the guest may say.
+    credit: Arc<Mutex<Credit>>,
     /// Why it ends.
     end: String,
 }
@@ -162,19 +165,47 @@ impl<'a> Connection<'a> {
     /// since it was greeted.
     fn begin(guest: &'a GuestId, key: Pin, hello: Hello, shared: &'a Shared) -> Option<(Self, Waiting)> {
         let number = shared.next_connection();
-        let waiting = shared.guest(guest, |record| {
+        let (waiting, credit) = shared.guest(guest, |record| {
             record.enrolment.as_ref().filter(|enrolment| enrolment.key() == Some(key))?;
             if record.was_there() {
                 shared.metrics.reconnects.inc();
             }
             let waiting = record.connected(number, &hello);
+            pay(record);
             if let Some(told) = shared.keys().greeting() {
                 record.host_key(told);
             }
             shared.tell(guest, EventKind::Connected(hello));
-            Some(waiting)
+            Some((waiting, Arc::clone(&record.credit)))
         })??;
-        Some((Self { guest, number, shared, end: "the host program has given it up".to_owned() }, waiting))
+        let end = "the host program has given it up".to_owned();
+        Some((Self { guest, number, shared, credit, end }, waiting))
+    }
+}
+
+impl Connection<'_> {
+    /// Takes note of what the guest says in so many bytes, and of what it is to be answered. How long it
+    /// took.
+    fn take(&self, message: FromGuest, length: usize, replies: &mut Replies) -> Duration {
+        let took = self.shared.guest(self.guest, |record| {
+            // Not how long the lock was waited for: that is others' doing.
+            let began = now();
+            // What an earlier connection still says is nobody's word any more.
+            if !record.is_current(self.number) {
+                return Duration::ZERO;
+            }
+            if let Some(event) = note(message, record, replies) {
+                let once = matches!(event, EventKind::WorkloadExited(_));
+                // Under the lock: what the guest says by its next connection is told after it.
+                match record.unheard.another(length, once) {
+                    Some(place) => self.shared.pass_on(self.guest, place, event),
+                    None => _ = self.shared.metrics.events_dropped.inc(),
+                }
+            }
+            pay(record);
+            now() - began
+        });
+        took.unwrap_or_default()
     }
 }
 
@@ -312,17 +343,16 @@ impl Applying {
 /// Carries messages both ways until the connection breaks.
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     mut line: Line<S>,
-    guest: &GuestId,
-    number: u64,
-    shared: &Shared,
+    connection: &Connection<'_>,
     waiting: &Waiting,
     mut replies: Replies,
 ) -> Result<Infallible, Broken> {
+    let shared = connection.shared;
     let heartbeat = Duration::from_millis(shared.heartbeat_ms.into());
     let silence = heartbeat * SILENT_INTERVALS;
     let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut credit, mut nonce) = (Credit::new(now()), 0);
+    let mut nonce = 0;
     let mut applying: Option<Applying> = None;
     loop {
         if line.is_free() {
@@ -332,8 +362,8 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let free = line.is_free();
         let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(PATIENCE));
-        // One that says too much is not read for a while.
-        let paused = credit.until(now());
+        // One that says too much is not read for a while, nor sent what it makes this host send.
+        let paused = lock(&connection.credit).until(now());
         tokio::select! {
             // What has been heard counts before silence does. The end counts first, whatever is on its
             // way: a guest that takes it slowly would have as many connections as it likes.
@@ -343,20 +373,23 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 Step::Closed => return Err(Broken::Closed),
                 Step::Sent => {}
                 Step::Heard(frame) => {
-                    let began = now();
+                    let (began, length) = (now(), frame.payload.len());
                     // A type or version we do not know: the guest can do without our understanding.
-                    if let Some(message) = FromGuest::from_frame(&frame)? {
+                    let message = FromGuest::from_frame(&frame)?;
+                    let mut took = now() - began;
+                    if let Some(message) = message {
                         applying.take_if(|applying| applying.hear(&message, &shared.metrics));
-                        let length = frame.payload.len();
-                        take(message, length, guest, number, shared, &mut replies);
+                        took += connection.take(message, length, &mut replies);
                     }
-                    credit.spend(frame.payload.len(), now() - began, now());
+                    let mut credit = lock(&connection.credit);
+                    credit.said(length, now());
+                    credit.took(took, now());
                 }
             },
             () = sleep_until(paused.unwrap_or(silent_at).into()), if paused.is_some() => {
                 line.sign_of_life(now());
             }
-            message = waiting.next(), if free => {
+            message = waiting.next(), if free && paused.is_none() => {
                 let (frame, generation) = message;
                 applying = generation.map(Applying::sent).or(applying);
                 line.put(frame, now())?;
@@ -377,6 +410,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 }
             }
         }
+        lock(&connection.credit).took(line.reading(), now());
         // A guest that has much to say is heard one message at a time, between everybody else's.
         tokio::task::yield_now().await;
     }
@@ -415,28 +449,9 @@ fn broken(error: FrameError) -> Broken {
     }
 }
 
-/// Takes note of what a guest says in so many bytes, and of what it is to be answered.
-fn take(
-    message: FromGuest,
-    length: usize,
-    guest: &GuestId,
-    number: u64,
-    shared: &Shared,
-    replies: &mut Replies,
-) {
-    shared.guest(guest, |record| {
-        // What an earlier connection still says is nobody's word any more.
-        if !record.is_current(number) {
-            return;
-        }
-        let Some(event) = note(message, record, replies) else { return };
-        let once = matches!(event, EventKind::WorkloadExited(_));
-        // Under the lock: what the guest says by its next connection is told after it.
-        match record.unheard.another(length, once) {
-            Some(place) => shared.pass_on(guest, place, event),
-            None => _ = shared.metrics.events_dropped.inc(),
-        }
-    });
+/// Spends a guest's credit for what it is sent again.
+fn pay(record: &mut Guest) {
+    lock(&record.credit).sent_again(std::mem::take(&mut record.sent_again), now());
 }
 
 /// Notes in a guest's record what it says. What is told of it.

@@ -49,6 +49,11 @@ impl Tables {
         Stamp { generation, digest: self.0.digest }
     }
 
+    /// How long they are in a message.
+    pub(crate) fn length(&self) -> usize {
+        self.0.encoded.len()
+    }
+
     /// How many there are of these very tables.
     #[cfg(test)]
     pub(crate) fn copies(&self) -> usize {

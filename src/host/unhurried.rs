@@ -7,7 +7,6 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use tokio::{
@@ -27,7 +26,7 @@ pub(crate) struct Unhurried<S> {
 
 impl<S> Unhurried<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, credit: Credit::new(now()), pause: None }
+        Self { stream, credit: Credit::default(), pause: None }
     }
 }
 
@@ -53,7 +52,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unhurried<S> {
         let before = to.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, to))?;
         let read = to.filled().len() - before;
-        self.credit.spend(read, Duration::ZERO, now());
+        self.credit.said(read, now());
         Poll::Ready(Ok(()))
     }
 }

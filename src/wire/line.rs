@@ -39,6 +39,8 @@ pub struct Line<S> {
     heard: Instant,
     /// How many bytes of the next frame were there at that time.
     part: usize,
+    /// How much time reading has taken since it was asked for last.
+    reading: Duration,
 }
 
 /// What has become of a line.
@@ -58,7 +60,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         give_back(framed.write_buffer_mut());
         give_back(framed.read_buffer_mut());
         let part = framed.read_buffer().len();
-        Self { framed, sending: false, left: now, heard: now, part }
+        Self { framed, sending: false, left: now, heard: now, part, reading: Duration::ZERO }
     }
 
     /// Whether everything that was put in has left. Long messages are put in only then, so that one
@@ -105,7 +107,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
         if !reads {
             return Poll::Pending;
         }
-        self.framed.poll_next_unpin(cx).map(|next| {
+        let began = now();
+        let next = self.framed.poll_next_unpin(cx);
+        self.reading += now() - began;
+        next.map(|next| {
             let Some(frame) = next.transpose()? else {
                 return Ok(Step::Closed);
             };
@@ -115,6 +120,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             self.sign_of_life(now());
             Ok(Step::Heard(frame))
         })
+    }
+
+    /// How much time reading has taken since this was asked for last: of a message that comes in a
+    /// million pieces, say, far more than its length tells.
+    pub fn reading(&mut self) -> Duration {
+        std::mem::take(&mut self.reading)
     }
 
     /// Notes that the other end was not listened to until now: its silence begins anew.
@@ -215,6 +226,8 @@ mod tests {
             assert!(near.stuck_at(SECOND) > stuck);
             assert!(!near.is_free());
         }
+        assert!(near.reading() > Duration::ZERO);
+        assert_eq!(near.reading(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -336,6 +336,41 @@ async fn one_that_floods_is_slowed_down_and_its_words_are_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_floods_and_dials_again_is_slowed_down_no_less() {
+    let (host, guest) = host().await;
+    let began = Instant::now();
+    for uptime_ms in 1..=10 {
+        let mut fake = Fake::dial(&host, &guest).await;
+        for nonce in 0..2_000 {
+            fake.say(tether_wire::message::Pong { nonce }).await;
+        }
+        fake.say(Status { uptime_ms, ..Status::default() }).await;
+        while host.status(&guest).is_none_or(|status| status.uptime_ms < uptime_ms) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let took = began.elapsed().as_secs();
+    assert!((17..21).contains(&took), "{took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_names_sent_again_and_again_is_slowed_down() {
+    let (host, guest) = host().await;
+    let mut fake = Fake::dial(&host, &guest).await;
+    drop(host.update_names(&guest, long_tables()));
+    assert_eq!(fake.take_names().await, "names");
+    let began = Instant::now();
+    // 2.3 MB each time.
+    for _ in 0..20 {
+        let names = Stamp { generation: fake.names.as_ref().unwrap().0, ..stamp(0, &tables(0)) };
+        fake.say(Status { names: Some(names), ..Status::default() }).await;
+        assert_eq!(fake.take_names().await, "names");
+    }
+    let took = began.elapsed().as_secs();
+    assert!((7..11).contains(&took), "{took}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_says_much_while_nobody_listens_takes_no_others_places() {
     use tether_wire::message::{Exit, Received, WorkloadExited};
     let (host, guest) = host().await;
