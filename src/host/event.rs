@@ -19,7 +19,8 @@ pub struct Event {
     pub guest: GuestId,
     /// How many events of this guest were dropped before this one: it said more than the host program
     /// listened to. 1 MiB of what one guest says waits, 256 events at most. Of strangers that were refused
-    /// as many wait in all, and of [`EventKind::IdentityReuse`] twice as many.
+    /// as many wait in all. [`EventKind::IdentityReuse`] is told of one guest every 10 s at most: here it is
+    /// how many there were before the last.
     #[serde(skip_serializing_if = "is_none")]
     pub dropped: u64,
     /// What.

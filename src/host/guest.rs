@@ -20,8 +20,9 @@ use crate::{
     admission::{Admission, Enrolment},
     credit::Credit,
     error::{ApplyError, NamesError},
-    outbox::{Outbox, Waiting, fits, outbox},
+    outbox::{Outbox, Unsent, Waiting, fits, outbox},
     tables::Tables,
+    turned_away::TurnedAway,
     unheard::Unheard,
     wanted::Wanted,
 };
@@ -44,6 +45,8 @@ pub(crate) struct Guest {
     pub(crate) sent_again: usize,
     /// What it has said that nobody has heard yet.
     pub(crate) unheard: Unheard,
+    /// Those who say that they are it, and are not.
+    pub(crate) reused: TurnedAway,
     /// Its newest status.
     pub(crate) status: Option<Arc<Status>>,
     state: Wanted<State, Arc<Verified>, ApplyError>,
@@ -59,6 +62,10 @@ pub(crate) struct Guest {
     unconfirmed: Option<Arc<Verified>>,
     /// Its connection and the number that tells it from earlier ones.
     connection: Option<(u64, Outbox)>,
+    /// What its last connection has not sent, and that connection's `boot_id`: a machine that was started
+    /// anew is not to hear a signal that was the one's before.
+    unsent: Unsent,
+    boot_id: String,
     /// Whether it has ever had one.
     was_there: bool,
 }
@@ -130,8 +137,15 @@ impl Guest {
         let before = key(&self.enrolment);
         self.enrolment = Some(admission.into());
         if key(&self.enrolment) != before {
-            self.disconnected();
+            self.forget();
         }
+    }
+
+    /// Forgets what it has said: whoever comes next is another. What is wanted of it stays.
+    fn forget(&mut self) {
+        let Self { enrolment, unheard, state, names, reused, .. } = std::mem::take(self);
+        *self =
+            Self { enrolment, unheard, state: state.anew(), names: names.anew(), reused, ..Self::default() };
     }
 
     /// How it stands with it.
@@ -204,7 +218,11 @@ impl Guest {
     /// A connection of this guest, which takes the place of any other. `number` is this host's
     /// own for it.
     pub(crate) fn connected(&mut self, number: u64, hello: &Hello) -> Waiting {
-        let (outbox, waiting) = outbox();
+        self.disconnected();
+        let unsent = std::mem::take(&mut self.unsent);
+        let same = self.boot_id == hello.boot_id;
+        let (outbox, waiting) = outbox(if same { unsent } else { Unsent::default() });
+        self.boot_id.clone_from(&hello.boot_id);
         if let Some(has) = hello.names
             && let Some(tables) = self.known_names(has)
         {
@@ -249,7 +267,9 @@ impl Guest {
 
     /// The end of its connection.
     pub(crate) fn disconnected(&mut self) {
-        self.connection = None;
+        if let Some((_, outbox)) = self.connection.take() {
+            self.unsent = outbox.close();
+        }
     }
 
     pub(crate) fn verified(&mut self, verified: Arc<Verified>) {

@@ -193,8 +193,6 @@ struct Shared {
     turned_away: TurnedAway,
     /// Those who have said who they are, and are not let in.
     refused: TurnedAway,
-    /// Those who say that they are somebody else.
-    reused: TurnedAway,
     /// What is told of strangers that nobody has heard yet.
     unheard: Mutex<Unheard>,
     metrics: Metrics,
@@ -221,7 +219,6 @@ impl Host {
             connections: AtomicU64::new(0),
             turned_away: TurnedAway::default(),
             refused: TurnedAway::default(),
-            reused: TurnedAway::default(),
             unheard: Mutex::default(),
             metrics: Metrics::default(),
             events: broadcast::channel(EVENTS).0,
@@ -337,7 +334,8 @@ impl Host {
 
     /// Sends the signal of this number to a guest's workload, to its first process alone. Every
     /// signal is sent, in order. `false` when the guest is not connected, or when 64 are waiting
-    /// already.
+    /// already. As with [`stop`](Self::stop): what waits when a connection ends is sent by the next one of
+    /// the same boot, what was on its way may be lost.
     pub fn signal(&self, guest: &GuestId, number: i32) -> bool {
         self.shared.guest(guest, |guest| guest.signal(Signal { number })).unwrap_or_default()
     }
@@ -410,29 +408,25 @@ impl Shared {
         if let Some(count) = self.refused.another(std::time::Instant::now()) {
             tracing::warn!(count, guest = %named, "refused; the last: {reason}");
         }
-        self.tell_of_stranger(named, EventKind::Refused { reason }, false);
+        // Anybody can have much of this told: it may neither fill the log nor take guests' places.
+        let place = lock(&self.unheard).another(0, false);
+        match place {
+            Some(place) => self.pass_on(named, place, EventKind::Refused { reason }),
+            None => _ = self.metrics.events_dropped.inc(),
+        }
     }
 
     /// Refuses somebody who says they are this guest, and has not got its key.
-    fn alarm(&self, named: &GuestId, peer: &str, bound: Pin, shown: Pin) {
-        if let Some(count) = self.reused.another(std::time::Instant::now()) {
-            tracing::warn!(
-                count, guest = %named, peer,
-                "refused; the last has key {shown}, and the guest {bound}: its join token may have leaked"
-            );
-        }
-        let reuse = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown };
-        self.tell_of_stranger(named, reuse, true);
-    }
-
-    /// Anybody can have much of this told, so it may neither take the place of what guests say nor, above,
-    /// fill the log.
-    fn tell_of_stranger(&self, named: &GuestId, kind: EventKind, once: bool) {
-        let place = lock(&self.unheard).another(0, once);
-        match place {
-            Some(place) => self.pass_on(named, place, kind),
-            None => _ = self.metrics.events_dropped.inc(),
-        }
+    fn alarm(&self, named: &GuestId, reused: &TurnedAway, peer: &str, bound: Pin, shown: Pin) {
+        let Some(count) = reused.another(std::time::Instant::now()) else {
+            return;
+        };
+        tracing::warn!(
+            count, guest = %named, peer,
+            "refused; the last has key {shown}, and the guest {bound}: its join token may have leaked"
+        );
+        let kind = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown };
+        let _ = self.events.send(Event { guest: named.clone(), dropped: count - 1, kind, _weight: None });
     }
 
     /// Tells what a guest has said.

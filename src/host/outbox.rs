@@ -43,11 +43,17 @@ struct Slots {
     host_key: Option<HostKey>,
     names: Course,
     state: Option<(u64, State)>,
+    exit_seen: Option<ExitSeen>,
+    unsent: Unsent,
+    closed: bool,
+}
+
+/// What is asked for once: where a connection ends before it was sent, the next one has it.
+#[derive(Debug, Default)]
+pub(crate) struct Unsent {
     flush_cache: Option<FlushCache>,
     stop: Option<Stop>,
-    exit_seen: Option<ExitSeen>,
     signals: VecDeque<Signal>,
-    closed: bool,
 }
 
 /// What is sent next.
@@ -69,11 +75,11 @@ impl Slots {
         // The host's keys before everything: without them there may be no next connection.
         (self.host_key.take().map(message))
             .or_else(|| self.exit_seen.take().map(message))
-            .or_else(|| self.signals.pop_front().map(message))
-            .or_else(|| self.stop.take().map(message))
+            .or_else(|| self.unsent.signals.pop_front().map(message))
+            .or_else(|| self.unsent.stop.take().map(message))
             .or_else(|| self.names.take().map(Next::Names))
             .or_else(|| self.state.take().map(|(generation, state)| Next::State(generation, state)))
-            .or_else(|| self.flush_cache.take().map(message))
+            .or_else(|| self.unsent.flush_cache.take().map(message))
     }
 }
 
@@ -88,9 +94,10 @@ impl Shared {
     }
 }
 
-/// Both ends of a new connection's outbox.
-pub(crate) fn outbox() -> (Outbox, Waiting) {
-    let shared = Arc::new(Shared::default());
+/// Both ends of a new connection's outbox, in which is what the connection before has not sent.
+pub(crate) fn outbox(unsent: Unsent) -> (Outbox, Waiting) {
+    let slots = Slots { unsent, ..Slots::default() };
+    let shared = Arc::new(Shared { slots: Mutex::new(slots), ..Shared::default() });
     (Outbox(Arc::clone(&shared)), Waiting(shared))
 }
 
@@ -124,11 +131,11 @@ impl Outbox {
     }
 
     pub(crate) fn flush_cache(&self) {
-        self.0.change(|slots| slots.flush_cache = Some(FlushCache));
+        self.0.change(|slots| slots.unsent.flush_cache = Some(FlushCache));
     }
 
     pub(crate) fn stop(&self, stop: Stop) {
-        self.0.change(|slots| slots.stop = Some(stop));
+        self.0.change(|slots| slots.unsent.stop = Some(stop));
     }
 
     pub(crate) fn exit_seen(&self) {
@@ -139,12 +146,17 @@ impl Outbox {
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         let mut fits = false;
         self.0.change(|slots| {
-            fits = slots.signals.len() < SIGNALS;
+            fits = slots.unsent.signals.len() < SIGNALS;
             if fits {
-                slots.signals.push_back(signal);
+                slots.unsent.signals.push_back(signal);
             }
         });
         fits
+    }
+
+    /// The end of the connection. What it has not sent.
+    pub(crate) fn close(self) -> Unsent {
+        std::mem::take(&mut self.0.slots().unsent)
     }
 }
 

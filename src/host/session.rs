@@ -274,7 +274,9 @@ fn judge(hello: &Hello, key: Pin, peer: &str, shared: &Shared) -> Result<(GuestI
         // What is told of it is told before somebody else can come as this guest.
         match entry {
             Ok(Entry::Enrolled) => shared.tell(&guest, EventKind::Enrolled { key }),
-            Err(Refusal::Reuse { bound }) => shared.alarm(&guest, peer, bound, key),
+            Err(Refusal::Reuse { bound }) => {
+                shared.alarm(&guest, &record.reused, peer, bound, key);
+            }
             Ok(Entry::Known) | Err(Refusal::Token | Refusal::Expired) => {}
         }
         Some(entry)

@@ -38,6 +38,12 @@ impl<D: Clone, T, E> Wanted<D, T, E> {
         receiver
     }
 
+    /// The same document for another guest, of which nothing is known: its numbers begin anew.
+    pub(crate) fn anew(self) -> Self {
+        let document = self.document.map(|(stamp, document)| (Stamp { generation: 1, ..stamp }, document));
+        Self { highest: document.is_some().into(), document, waiting: self.waiting }
+    }
+
     /// Compares with what the guest says it `has` in force. The document to send, if that is not
     /// the wanted one and will not become it.
     ///

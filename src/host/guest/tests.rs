@@ -1,6 +1,10 @@
 mod names;
 
-use tether_wire::{message::FromHost, state::DesiredState};
+use tether_wire::{
+    identity::{JoinToken, Pin},
+    message::FromHost,
+    state::DesiredState,
+};
 
 use super::*;
 
@@ -37,7 +41,7 @@ fn hello(applied: Option<Stamp>) -> Hello {
         boot_id: String::new(),
         applied,
         names: None,
-        token: tether_wire::identity::JoinToken::from_bytes([7; 32]),
+        token: JoinToken::from_bytes([7; 32]),
     }
 }
 
@@ -114,6 +118,48 @@ fn the_word_about_another_document_of_the_same_number_is_not_taken() {
     guest.reported(status(stamp(1, "a")));
     assert_eq!(sent(&queue), Some((2, "b".to_owned())));
     guest.verified(verified(stamp(2, "b")));
+    assert!(answer.try_recv().unwrap().is_ok());
+}
+
+#[test]
+fn what_was_not_sent_goes_by_the_next_connection_of_the_same_boot() {
+    for (boot_id, goes) in [("one", true), ("other", false)] {
+        let mut guest = Guest::default();
+        let first = guest.connected(1, &Hello { boot_id: "one".into(), ..hello(None) });
+        assert!(guest.signal(Signal { number: 1 }));
+        assert!(matches!(next(&first), Some(FromHost::Signal(_))));
+        assert!(guest.signal(Signal { number: 15 }) && guest.stop(Stop { grace_ms: 7 }));
+        guest.disconnected();
+        assert!(!guest.signal(Signal { number: 3 }), "nobody is there");
+        let second = guest.connected(2, &Hello { boot_id: boot_id.into(), ..hello(None) });
+        let signal = FromHost::from(Signal { number: 15 });
+        assert_eq!(next(&second), goes.then_some(signal));
+        assert_eq!(next(&second), goes.then_some(FromHost::from(Stop { grace_ms: 7 })));
+        assert_eq!(next(&second), None);
+    }
+}
+
+#[test]
+fn what_a_guest_has_said_is_not_its_successors_word() {
+    let admission = |key| Admission {
+        token: JoinToken::from_bytes([7; 32]),
+        expires: std::time::SystemTime::UNIX_EPOCH,
+        key,
+    };
+    let mut guest = Guest::default();
+    guest.admit(admission(Some(Pin::from_bytes([1; 32]))));
+    let mut answer = guest.want_state(&state("a"));
+    drop(guest.connected(1, &hello(Some(stamp(MAX_GENERATION, "x")))));
+    guest.reported(status(stamp(MAX_GENERATION, "x")));
+    // The same key: nothing has changed.
+    guest.admit(admission(Some(Pin::from_bytes([1; 32]))));
+    assert!(guest.is_connected() && guest.status.is_some());
+    guest.admit(admission(None));
+    assert!(!guest.is_connected() && guest.status.is_none());
+    assert!(answer.try_recv().is_err(), "who waits goes on");
+    let queue = guest.connected(2, &hello(None));
+    assert_eq!(sent(&queue), Some((1, "a".to_owned())));
+    guest.verified(verified(stamp(1, "a")));
     assert!(answer.try_recv().unwrap().is_ok());
 }
 

@@ -432,7 +432,21 @@ async fn strangers_that_are_refused_take_no_guests_places() {
             _ => {}
         }
     }
-    assert_eq!((received, refusals + reuses), (7, 512));
-    // Half of the room is for alarms alone.
-    assert_eq!(refusals, 128);
+    // The alarm is told once in 10 s.
+    assert_eq!((received, refusals, reuses), (7, 256, 1));
+}
+
+#[tokio::test]
+async fn no_guests_alarm_hides_anothers() {
+    let (host, guest) = host().await;
+    let other: GuestId = "other".parse().unwrap();
+    host.admit(&other, admission(Some(KEY)));
+    let _there = Fake::dial(&host, &guest).await;
+    let mut events = host.events();
+    for named in [&guest, &guest, &other, &guest, &other] {
+        refused(Fake::greet(&host, named, OTHER, token(8)).await).await;
+    }
+    let alarmed = std::iter::from_fn(|| events.try_recv().ok())
+        .filter(|event| matches!(event.kind, EventKind::IdentityReuse { .. }));
+    assert_eq!(alarmed.map(|event| event.guest).collect::<Vec<_>>(), [guest, other]);
 }
