@@ -18,9 +18,10 @@ pub struct Event {
     /// To whom. For a stranger that was refused: who it said it was.
     pub guest: GuestId,
     /// How many events of this guest were dropped before this one: it said more than the host program
-    /// listened to. 1 MiB of what one guest says waits, 256 events at most. Of strangers that were refused
-    /// as many wait in all. [`EventKind::IdentityReuse`] is told of one guest every 10 s at most: here it is
-    /// how many there were before the last.
+    /// listened to. 1 MiB of what one guest says waits until a first subscriber hears it, 256 events at
+    /// most, or 16 while 2,048 of all guests wait. Of strangers that were refused 256 wait in all.
+    /// [`EventKind::IdentityReuse`] is told of one guest every 10 s at most: here it is how many there were
+    /// before the last.
     #[serde(skip_serializing_if = "is_none")]
     pub dropped: u64,
     /// What.
@@ -28,13 +29,14 @@ pub struct Event {
     pub kind: EventKind,
     /// Of what a guest or a stranger said: its part of what may wait.
     #[serde(skip)]
-    pub(crate) _weight: Option<Weight>,
+    pub(crate) weight: Option<Weight>,
 }
 
 impl Clone for Event {
     /// What a subscriber has does not wait any more, however long it is kept.
     fn clone(&self) -> Self {
-        Self { guest: self.guest.clone(), dropped: self.dropped, kind: self.kind.clone(), _weight: None }
+        self.weight.iter().for_each(Weight::give_back);
+        Self { guest: self.guest.clone(), dropped: self.dropped, kind: self.kind.clone(), weight: None }
     }
 }
 

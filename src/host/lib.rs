@@ -137,9 +137,6 @@ use strangers::Strangers;
 use turned_away::TurnedAway;
 use unheard::{Unheard, Weight};
 
-/// Events that wait for a slow subscriber before it loses the oldest.
-const EVENTS: usize = 4_096;
-
 /// How a host listens.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -193,6 +190,8 @@ struct Shared {
     turned_away: TurnedAway,
     /// Those who have said who they are, and are not let in.
     refused: TurnedAway,
+    /// What of all guests nobody has heard yet.
+    waiting: unheard::All,
     /// What is told of strangers that nobody has heard yet.
     unheard: Mutex<Unheard>,
     metrics: Metrics,
@@ -219,9 +218,10 @@ impl Host {
             connections: AtomicU64::new(0),
             turned_away: TurnedAway::default(),
             refused: TurnedAway::default(),
+            waiting: unheard::All::default(),
             unheard: Mutex::default(),
             metrics: Metrics::default(),
-            events: broadcast::channel(EVENTS).0,
+            events: broadcast::channel(unheard::PLACES).0,
         });
         let host = Self { shared, address, listening: Arc::default() };
         if let Some(listener) = listener {
@@ -363,7 +363,8 @@ impl Host {
     /// Everything that happens from now on, for all guests. A subscriber that falls 4,096 events
     /// behind loses the oldest and is told how many
     /// ([`RecvError::Lagged`](broadcast::error::RecvError::Lagged)); of one guest that says much while
-    /// nobody listens the newest are dropped before that ([`Event::dropped`]).
+    /// nobody listens the newest are dropped before that ([`Event::dropped`]). [`status`](Self::status) and
+    /// [`key`](Self::key) have the newest word of whoever may have been missed.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
     }
@@ -400,7 +401,7 @@ impl Shared {
 
     fn tell(&self, guest: &GuestId, kind: EventKind) {
         // Nobody listening is fine.
-        let _ = self.events.send(Event { guest: guest.clone(), dropped: 0, kind, _weight: None });
+        let _ = self.events.send(Event { guest: guest.clone(), dropped: 0, kind, weight: None });
     }
 
     /// Refuses somebody who says they are this guest.
@@ -409,7 +410,7 @@ impl Shared {
             tracing::warn!(count, guest = %named, "refused; the last: {reason}");
         }
         // Anybody can have much of this told: it may neither fill the log nor take guests' places.
-        let place = lock(&self.unheard).another(0, false);
+        let place = lock(&self.unheard).another(0, false, &self.waiting);
         match place {
             Some(place) => self.pass_on(named, place, EventKind::Refused { reason }),
             None => _ = self.metrics.events_dropped.inc(),
@@ -426,12 +427,12 @@ impl Shared {
             "refused; the last has key {shown}, and the guest {bound}: its join token may have leaked"
         );
         let kind = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown };
-        let _ = self.events.send(Event { guest: named.clone(), dropped: count - 1, kind, _weight: None });
+        let _ = self.events.send(Event { guest: named.clone(), dropped: count - 1, kind, weight: None });
     }
 
     /// Tells what a guest has said.
     fn pass_on(&self, guest: &GuestId, (weight, dropped): (Weight, u64), kind: EventKind) {
-        let event = Event { guest: guest.clone(), dropped, kind, _weight: Some(weight) };
+        let event = Event { guest: guest.clone(), dropped, kind, weight: Some(weight) };
         // As above; it weighs nothing then.
         let _ = self.events.send(event);
     }

@@ -197,7 +197,7 @@ impl Connection<'_> {
             if let Some(event) = note(message, record, replies) {
                 let once = matches!(event, EventKind::WorkloadExited(_));
                 // Under the lock: what the guest says by its next connection is told after it.
-                match record.unheard.another(length, once) {
+                match record.unheard.another(length, once, &self.shared.waiting) {
                     Some(place) => self.shared.pass_on(self.guest, place, event),
                     None => _ = self.shared.metrics.events_dropped.inc(),
                 }

@@ -1,13 +1,17 @@
-//! How much of what one guest says may wait for a host program that does not listen: so much, and what
-//! is more is dropped and counted. The other guests' events keep their places.
+//! How much of what guests say may wait for a host program that does not listen: so much of each, and
+//! what is more is dropped and counted. The other guests' events keep their places.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
+/// How many events wait for a subscriber before it loses the oldest.
+pub(crate) const PLACES: usize = 4_096;
 /// How much of one guest waits at most, in bytes; the first always does.
 const MOST: usize = 1 << 20;
+/// The same while half of all places are taken: it takes 128 guests that flood to take the others.
+const FEW: usize = 64 << 10;
 /// What an event counts for at least, so that one guest has no more than 256 of all places.
 const LEAST: usize = 4 << 10;
 
@@ -19,33 +23,52 @@ pub(crate) struct Unheard {
     dropped: u64,
 }
 
-/// An event's part of it, given back when nobody waits for the event any more.
+/// How many events of all guests wait.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct All(Arc<AtomicUsize>);
+
+/// An event's part of it, given back as soon as somebody has heard the event, or nobody can any more.
 #[derive(Debug)]
 pub(crate) struct Weight {
-    bytes: usize,
+    /// None when it is given back.
+    bytes: AtomicUsize,
     waiting: Arc<AtomicUsize>,
+    all: All,
 }
 
 impl Unheard {
     /// Has an event of so many bytes wait, if there is room. How many were dropped before it. For what
-    /// is said only once there is as much room again.
-    pub(crate) fn another(&mut self, bytes: usize, once: bool) -> Option<(Weight, u64)> {
+    /// is said only `once` there is as much room again.
+    pub(crate) fn another(&mut self, bytes: usize, once: bool, all: &All) -> Option<(Weight, u64)> {
         let bytes = bytes.max(LEAST);
         let waiting = self.waiting.load(Relaxed);
-        let most = if once { 2 * MOST } else { MOST };
-        if waiting > 0 && waiting + bytes > most {
+        let most = if all.0.load(Relaxed) < PLACES / 2 { MOST } else { FEW };
+        if waiting > 0 && waiting + bytes > if once { 2 * most } else { most } {
             self.dropped += 1;
             return None;
         }
         self.waiting.fetch_add(bytes, Relaxed);
-        let weight = Weight { bytes, waiting: Arc::clone(&self.waiting) };
+        all.0.fetch_add(1, Relaxed);
+        let weight = Weight { bytes: bytes.into(), waiting: Arc::clone(&self.waiting), all: all.clone() };
         Some((weight, std::mem::take(&mut self.dropped)))
+    }
+}
+
+impl Weight {
+    /// Somebody has heard it. That another subscriber has not is no reason to keep from the first what the
+    /// guest says next.
+    pub(crate) fn give_back(&self) {
+        let bytes = self.bytes.swap(0, Relaxed);
+        if bytes > 0 {
+            self.waiting.fetch_sub(bytes, Relaxed);
+            self.all.0.fetch_sub(1, Relaxed);
+        }
     }
 }
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.waiting.fetch_sub(self.bytes, Relaxed);
+        self.give_back();
     }
 }
 
@@ -55,22 +78,39 @@ mod tests {
 
     #[test]
     fn what_waits_has_a_limit_and_what_is_dropped_is_counted() {
-        let mut unheard = Unheard::default();
-        let mut waiting: Vec<_> = (0..1_000).filter_map(|_| unheard.another(10, false)).collect();
+        let (mut unheard, all) = (Unheard::default(), All::default());
+        let mut waiting: Vec<_> = (0..1_000).filter_map(|_| unheard.another(10, false, &all)).collect();
         assert_eq!(waiting.len(), 256);
-        let (once, dropped) = unheard.another(10, true).unwrap();
+        let (once, dropped) = unheard.another(10, true, &all).unwrap();
         assert_eq!(dropped, 744);
         drop(once);
         waiting.pop();
-        let (weight, dropped) = unheard.another(10, false).unwrap();
+        let (weight, dropped) = unheard.another(10, false, &all).unwrap();
         assert_eq!(dropped, 0);
         drop(waiting);
-        assert!(unheard.another(4 << 20, false).is_none());
+        assert!(unheard.another(4 << 20, false, &all).is_none());
         drop(weight);
-        let (long, dropped) = unheard.another(4 << 20, false).unwrap();
+        let (long, dropped) = unheard.another(4 << 20, false, &all).unwrap();
         assert_eq!(dropped, 1, "the longest has its turn");
-        assert!(unheard.another(10, false).is_none());
+        assert!(unheard.another(10, false, &all).is_none());
+        // Heard by one, and kept by another.
+        long.give_back();
+        assert_eq!((unheard.waiting.load(Relaxed), all.0.load(Relaxed)), (0, 0));
         drop(long);
-        assert_eq!(unheard.waiting.load(Relaxed), 0);
+        assert_eq!((unheard.waiting.load(Relaxed), all.0.load(Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn many_that_flood_leave_places_to_the_others() {
+        let all = All::default();
+        let mut floods: Vec<Unheard> = (0..100).map(|_| Unheard::default()).collect();
+        let mut waiting = Vec::new();
+        for _ in 0..1_000 {
+            waiting.extend(floods.iter_mut().filter_map(|unheard| unheard.another(10, false, &all)));
+        }
+        let left = PLACES - waiting.len();
+        assert!(left >= 1_024, "{left}");
+        let others = (0..left).filter_map(|_| Unheard::default().another(10, false, &all));
+        assert_eq!(others.count(), left);
     }
 }

@@ -397,6 +397,24 @@ async fn one_that_says_much_while_nobody_listens_takes_no_others_places() {
     assert_eq!((its, others, exit), (256, 7, Some((3, 9_744))));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_does_not_listen_keeps_nothing_from_another() {
+    use tether_wire::message::Received;
+    let (host, guest) = host().await;
+    let (mut events, _asleep) = (host.events(), host.events());
+    let mut fake = Fake::dial(&host, &guest).await;
+    let mut heard = 0;
+    for generation in 1..=1_000 {
+        fake.say(Received { generation }).await;
+        while heard < generation {
+            let event = timeout(PATIENCE, events.recv()).await.expect("it is told").unwrap();
+            if let EventKind::Received { generation } = event.kind {
+                heard = generation;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_the_program_gives_up_is_one_that_has_ended() {
     let (host, guest) = host().await;
