@@ -21,8 +21,8 @@ use crate::{
     credit::Credit,
     error::{ApplyError, NamesError},
     outbox::{Outbox, Unsent, Waiting, fits, outbox},
+    seldom::Seldom,
     tables::Tables,
-    turned_away::TurnedAway,
     unheard::Unheard,
     wanted::Wanted,
 };
@@ -46,7 +46,7 @@ pub(crate) struct Guest {
     /// What it has said that nobody has heard yet.
     pub(crate) unheard: Unheard,
     /// Those who say that they are it, and are not.
-    pub(crate) reused: TurnedAway,
+    pub(crate) reused: Seldom,
     /// Its newest status.
     pub(crate) status: Option<Arc<Status>>,
     state: Wanted<State, Arc<Verified>, ApplyError>,

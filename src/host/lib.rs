@@ -85,11 +85,11 @@ mod listen;
 mod metrics;
 mod outbox;
 mod reported;
+mod seldom;
 mod session;
 mod strangers;
 mod tables;
 mod tls;
-mod turned_away;
 mod unheard;
 mod unhurried;
 mod wanted;
@@ -116,6 +116,7 @@ pub use error::{ApplyError, NamesError};
 pub use event::{Event, EventKind};
 pub use identity::{Identity, IdentityError};
 pub use prometheus_client;
+pub use seldom::Seldom;
 pub use tables::Tables;
 pub use tether_wire::{
     boot,
@@ -134,7 +135,6 @@ use session::Stranger;
 use state::DesiredState;
 use status::Status;
 use strangers::Strangers;
-use turned_away::TurnedAway;
 use unheard::{Unheard, Weight};
 
 /// How a host listens.
@@ -187,9 +187,9 @@ struct Shared {
     keys: Mutex<Keys>,
     /// Counts connections.
     connections: AtomicU64,
-    turned_away: TurnedAway,
+    turned_away: Seldom,
     /// Those who have said who they are, and are not let in.
-    refused: TurnedAway,
+    refused: Seldom,
     /// What of all guests nobody has heard yet.
     waiting: unheard::All,
     /// What is told of strangers that nobody has heard yet.
@@ -216,8 +216,8 @@ impl Host {
             guests: Mutex::default(),
             keys: Mutex::new(Keys::new(options.identity)),
             connections: AtomicU64::new(0),
-            turned_away: TurnedAway::default(),
-            refused: TurnedAway::default(),
+            turned_away: Seldom::default(),
+            refused: Seldom::default(),
             waiting: unheard::All::default(),
             unheard: Mutex::default(),
             metrics: Metrics::default(),
@@ -418,7 +418,7 @@ impl Shared {
     }
 
     /// Refuses somebody who says they are this guest, and has not got its key.
-    fn alarm(&self, named: &GuestId, reused: &TurnedAway, peer: &str, bound: Pin, shown: Pin) {
+    fn alarm(&self, named: &GuestId, reused: &Seldom, peer: &str, bound: Pin, shown: Pin) {
         let Some(count) = reused.another(std::time::Instant::now()) else {
             return;
         };
@@ -461,6 +461,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 async fn accept(listener: impl Listener, shared: Arc<Shared>) {
     let strangers = Strangers::default();
+    let failures = Seldom::default();
     let mut sessions = JoinSet::new();
     loop {
         while sessions.try_join_next().is_some() {}
@@ -483,7 +484,9 @@ async fn accept(listener: impl Listener, shared: Arc<Shared>) {
             }
             Err(error) => {
                 // Out of file descriptors, most likely: others have to close theirs first.
-                tracing::warn!("cannot accept a guest: {error}");
+                if let Some(count) = failures.another(std::time::Instant::now()) {
+                    tracing::warn!(count, "cannot accept a guest: {error}");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

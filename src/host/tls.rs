@@ -14,7 +14,7 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use tether_wire::identity::Pin;
+use tether_wire::{identity::Pin, line::SEALED};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -38,11 +38,12 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     config: Arc<ServerConfig>,
 ) -> std::io::Result<(TlsStream<S>, Pin)> {
-    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let mut stream = TlsAcceptor::from(config).accept(stream).await?;
     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     // The handshake fails without one.
     let shown = shown.ok_or(rustls::Error::NoCertificatesPresented).and_then(pin_of);
     let pin = shown.map_err(std::io::Error::other)?;
+    stream.get_mut().1.set_buffer_limit(Some(SEALED));
     Ok((stream, pin))
 }
 
@@ -96,6 +97,7 @@ impl ClientCertVerifier for AnyKey {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use rcgen::{CertificateParams, KeyPair};
     use rustls::{
         ClientConfig,
@@ -103,9 +105,13 @@ mod tests {
         pki_types::{PrivatePkcs8KeyDer, ServerName},
         sign::{CertifiedKey, SingleCertAndKey},
     };
+    use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio_rustls::TlsConnector;
 
     use super::*;
+
+    /// How much is on its way between the two at most.
+    const PIPE: usize = 1 << 10;
 
     /// A host that would be believed anything.
     #[derive(Debug)]
@@ -152,8 +158,15 @@ mod tests {
         (key, certificate.der().clone())
     }
 
-    /// Whether a host takes a guest that shows `certificate` and signs with `key`.
-    async fn is_taken(certificate: &CertificateDer<'static>, key: &KeyPair) -> bool {
+    /// A guest that shows `certificate` and signs with `key` shakes hands with a host. The host's end of it
+    /// with the guest's pin, and the guest's end.
+    async fn shake(
+        certificate: &CertificateDer<'static>,
+        key: &KeyPair,
+    ) -> (
+        std::io::Result<(TlsStream<DuplexStream>, Pin)>,
+        std::io::Result<tokio_rustls::client::TlsStream<DuplexStream>>,
+    ) {
         let (host_key, host_certificate) = key_and_certificate();
         let host_key = PrivatePkcs8KeyDer::from(host_key.serialize_der());
         let server = Arc::new(server(host_certificate, host_key.into()).unwrap());
@@ -167,13 +180,16 @@ mod tests {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody))
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
-        let (near, far) = tokio::io::duplex(1 << 16);
+        let (near, far) = tokio::io::duplex(PIPE);
         let name = ServerName::try_from("host").unwrap();
         let dialling =
             tokio::spawn(async move { TlsConnector::from(Arc::new(client)).connect(name, far).await });
         let taken = accept(near, server).await;
-        drop(dialling.await);
-        taken.is_ok_and(|(_, pin)| pin == pin_of(certificate).unwrap())
+        (taken, dialling.await.unwrap())
+    }
+
+    async fn is_taken(certificate: &CertificateDer<'static>, key: &KeyPair) -> bool {
+        shake(certificate, key).await.0.is_ok_and(|(_, pin)| pin == pin_of(certificate).unwrap())
     }
 
     #[tokio::test]
@@ -182,5 +198,17 @@ mod tests {
         assert!(is_taken(&certificate, &key).await);
         let (other, _) = key_and_certificate();
         assert!(!is_taken(&certificate, &other).await);
+    }
+
+    #[tokio::test]
+    async fn what_has_not_left_is_little() {
+        let (key, certificate) = key_and_certificate();
+        let (taken, _guest) = shake(&certificate, &key).await;
+        let (mut stream, _) = taken.unwrap();
+        let mut sealed = 0;
+        while let Some(written) = stream.write(&[7; 1 << 10]).now_or_never() {
+            sealed += written.unwrap();
+        }
+        assert!((SEALED..SEALED + 2 * PIPE).contains(&sealed), "{sealed}");
     }
 }

@@ -22,6 +22,9 @@ use crate::frame::{Frame, FrameCodec, FrameError};
 /// A frame on its way is a sign of life for as long as so many bytes of it come in the time that is
 /// allowed for silence: a long document on a bad link is not cut, one that never ends is.
 pub const PACE: usize = 4 << 10;
+/// How much TLS may take in before it has left: what is in there does not show whether it leaves. With
+/// rustls's own 64 KiB a link of less than 6.5 KB in a second would seem stuck after 10 s.
+pub const SEALED: usize = 16 << 10;
 /// How long a buffer is while nothing longer comes or goes: a host has two for each of thousands of
 /// guests, which say and hear nothing but heartbeats most of the time. What is read comes out of the
 /// TLS library's buffer, so that small pieces cost little.

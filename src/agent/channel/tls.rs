@@ -13,7 +13,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
-use tether_wire::identity::Pin;
+use tether_wire::{identity::Pin, line::SEALED};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -52,7 +52,10 @@ pub(super) async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
     let nobody = ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into());
     let shaking = TlsConnector::from(client).connect(nobody, stream);
     match timeout(PATIENCE, shaking).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(mut stream)) => {
+            stream.get_mut().1.set_buffer_limit(Some(SEALED));
+            Ok(stream)
+        }
         Ok(Err(error)) => Err(obstacle(&error)),
         Err(_) => Err(format!("no TLS with the host: no answer in {PATIENCE:?}")),
     }

@@ -1,5 +1,5 @@
-//! Whoever was turned away: each is counted, and the log has a line of them now and then. Whoever can
-//! reach the port could fill it otherwise.
+//! What anybody can cause as often as they like: each time is counted, and the log has a line about it now
+//! and then. Whoever can reach the port could fill it otherwise.
 
 use std::{
     sync::{Mutex, MutexGuard},
@@ -11,9 +11,9 @@ use crate::lock;
 /// The least time between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How many there were.
+/// How often something happened that a log is not to be full of.
 #[derive(Debug, Default)]
-pub(crate) struct TurnedAway(Mutex<Inner>);
+pub struct Seldom(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -23,9 +23,10 @@ struct Inner {
     told: Option<Instant>,
 }
 
-impl TurnedAway {
-    /// Counts one. How many a line is to be about, if there is to be one now.
-    pub(crate) fn another(&self, now: Instant) -> Option<u64> {
+impl Seldom {
+    /// Counts one. How many a line is to be about, if there is to be one now: the first is, and then one
+    /// in 10 s at most.
+    pub fn another(&self, now: Instant) -> Option<u64> {
         let mut inner = self.inner();
         inner.count += 1;
         inner.untold += 1;
@@ -37,7 +38,7 @@ impl TurnedAway {
     }
 
     /// How many there were.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.inner().count
     }
 
@@ -52,10 +53,10 @@ mod tests {
 
     #[test]
     fn many_are_one_line_and_none_is_forgotten() {
-        let (turned_away, start) = (TurnedAway::default(), Instant::now());
+        let (seldom, start) = (Seldom::default(), Instant::now());
         let lines: Vec<u64> =
-            (0..35_000).filter_map(|n| turned_away.another(start + Duration::from_millis(n))).collect();
+            (0..35_000).filter_map(|n| seldom.another(start + Duration::from_millis(n))).collect();
         assert_eq!(lines, [1, 10_000, 10_000, 10_000]);
-        assert_eq!(turned_away.count(), 35_000);
+        assert_eq!(seldom.count(), 35_000);
     }
 }
