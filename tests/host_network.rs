@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Socket, Type};
 use tether_tests::{Space, uninterrupted};
 use vch::{
     firewall::{self, Bridge, Kind, Management, Published, Rules},
@@ -361,6 +362,32 @@ fn networks_are_apart() {
     stage.outside.run("ip route add 10.99.0.0/16 via 192.0.2.1");
     unreachable(&stage.outside, "10.99.0.1:7341");
     unreachable(&stage.outside, "10.99.0.2:80");
+}
+
+#[test]
+fn a_guest_with_many_addresses_has_no_more_connections_than_one() {
+    let stage = Stage::new();
+    let addresses: Vec<String> = (2..66).map(|n| format!("10.99.0.{n}/16")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let greedy = stage.container("vch-management", &addresses, &[]);
+    let second = stage.container("vch-management", &["10.99.1.1/16"], &[]);
+    serve(&stage.host, &format!("[::]:{TETHER}"));
+    stage.apply();
+    // What is put in place again counts anew, and no further.
+    stage.apply();
+    let dial_from = |n: u8| {
+        inside(&greedy, || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            socket.bind(&SocketAddr::from(([10, 99, 0, n], 0)).into()).expect("an address of its own");
+            let to = SocketAddr::from(([10, 99, 0, 1], TETHER)).into();
+            socket.connect_timeout(&to, NEVER).ok().map(|()| socket)
+        })
+    };
+    let there: Vec<_> = (2..66).filter_map(dial_from).collect();
+    assert_eq!(there.len(), 16);
+    assert_eq!(seen_by(&second, "10.99.0.1:7341"), "::ffff:10.99.1.1");
+    std::mem::drop(there);
+    seen_by(&greedy, "10.99.0.1:7341");
 }
 
 #[test]

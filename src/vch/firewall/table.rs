@@ -13,7 +13,7 @@ use nftables::{
     batch::Batch,
     expr::{CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField},
     schema::{Chain, NfListObject, Nftables, Rule, Set, SetFlag, SetType, SetTypeValue, Table},
-    stmt::{JumpTarget, Match, NAT, NATFamily, Operator, Statement},
+    stmt::{CTCount, JumpTarget, Match, Meter, NAT, NATFamily, Operator, Statement},
     types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
 };
 use tether_wire::value::{IfName, Prefix, is_link_local};
@@ -28,6 +28,8 @@ const ANY6: [&str; 2] = ["any6", "any6_port"];
 const EXACT4: [&str; 2] = ["exact4", "exact4_port"];
 const EXACT6: [&str; 2] = ["exact6", "exact6_port"];
 
+/// How many connections one guest may have with the host: it needs one, and for a moment another.
+const CONNECTIONS: u32 = 16;
 /// `ICMPv6` among the protocols.
 const ICMPV6: u32 = 58;
 
@@ -280,7 +282,10 @@ impl Builder {
     fn management(&mut self, tether: u16) {
         let mut rule = |statements| self.rule("management", statements);
         let here = || is(fib(true), text("local"));
-        rule(vec![here(), is(payload("tcp", "dport"), port(tether)), accept()]);
+        let dials = || vec![here(), is(payload("tcp", "dport"), port(tether))];
+        // A guest may have as many addresses as it likes, but one MAC address: its port sees to that.
+        rule([dials(), vec![in_state("new"), more_than(CONNECTIONS), drop()]].concat());
+        rule([dials(), vec![accept()]].concat());
         let near = is(fib(true), one_of(["local", "multicast"]));
         rule(vec![near, is(meta(MetaKey::L4proto), Expression::Number(ICMPV6)), accept()]);
         rule(vec![drop()]);
@@ -466,6 +471,13 @@ fn in_state(state: &str) -> Stmt {
 fn established() -> Stmt {
     let states = ["established", "related"].map(text);
     matching(ct("state"), Operator::IN, Expression::List(states.into()))
+}
+
+/// Whether a MAC address has more connections than so many.
+fn more_than(connections: u32) -> Stmt {
+    let count = CTCount { val: Expression::Number(connections), inv: Some(true) };
+    let stmt = Box::new(Statement::CTCount(count));
+    Statement::Meter(Meter { name: "connections".into(), key: payload("ether", "saddr"), stmt })
 }
 
 /// Whether the connection's destination was translated.
