@@ -45,6 +45,18 @@ fn is_none(count: &u64) -> bool {
     *count == 0
 }
 
+/// What a guest has said of its workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// It runs.
+    Started {
+        /// Its first process.
+        pid: u32,
+    },
+    /// It has ended, or could not be started.
+    Exited(Exit),
+}
+
 /// What can happen to a guest.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -20,6 +20,7 @@ use crate::{
     admission::{Admission, Enrolment},
     credit::Credit,
     error::{ApplyError, NamesError},
+    event::Workload,
     outbox::{Outbox, Unsent, Waiting, fits, outbox},
     seldom::Seldom,
     tables::Tables,
@@ -49,6 +50,8 @@ pub(crate) struct Guest {
     pub(crate) reused: Seldom,
     /// Its newest status.
     pub(crate) status: Option<Arc<Status>>,
+    /// Its newest word about its workload.
+    pub(crate) workload: Option<Workload>,
     state: Wanted<State, Arc<Verified>, ApplyError>,
     names: WantedNames,
     /// The newest tables that it has said it has: when it comes back with them, it is sent what has

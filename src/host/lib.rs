@@ -113,7 +113,7 @@ use tokio::{
 
 pub use admission::Admission;
 pub use error::{ApplyError, NamesError};
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, Workload};
 pub use identity::{Identity, IdentityError};
 pub use prometheus_client;
 pub use seldom::Seldom;
@@ -352,6 +352,12 @@ impl Host {
         self.shared.guest(guest, |guest| guest.status.clone())?
     }
 
+    /// The newest word of a guest about its workload, `None` before its first: for a program that may
+    /// have missed an event.
+    pub fn workload(&self, guest: &GuestId) -> Option<Workload> {
+        self.shared.guest(guest, |guest| guest.workload.clone())?
+    }
+
     /// How many connections have ended, since this host began, before it was known who they are: no
     /// TLS or none with this host, a recorded session that was played again, garbage, nothing for
     /// 10 s, too many at one time. There is no guest to be told of; the log has a line about them
@@ -363,8 +369,8 @@ impl Host {
     /// Everything that happens from now on, for all guests. A subscriber that falls 4,096 events
     /// behind loses the oldest and is told how many
     /// ([`RecvError::Lagged`](broadcast::error::RecvError::Lagged)); of one guest that says much while
-    /// nobody listens the newest are dropped before that ([`Event::dropped`]). [`status`](Self::status) and
-    /// [`key`](Self::key) have the newest word of whoever may have been missed.
+    /// nobody listens the newest are dropped before that ([`Event::dropped`]). [`status`](Self::status),
+    /// [`workload`](Self::workload) and [`key`](Self::key) have the newest word of whoever was not heard.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
     }

@@ -12,7 +12,10 @@ use tether_wire::{
     frame::{Frame, FrameCodec, FrameError},
     identity::Pin,
     line::{Line, Step},
-    message::{Confirm, FromGuest, FromHost, Hello, MessageError, Ping, Pong, Refused, Sender, Welcome},
+    message::{
+        self, Confirm, FromGuest, FromHost, Hello, MessageError, Ping, Pong, Refused, Sender, Welcome,
+        WorkloadExited,
+    },
     protocols::Protocols,
     value::GuestId,
 };
@@ -27,7 +30,7 @@ use crate::{
     Shared,
     admission::{Entry, Refusal},
     credit::Credit,
-    event::EventKind,
+    event::{EventKind, Workload},
     guest::{Guest, is_sane},
     lock,
     metrics::{Metrics, Reason},
@@ -504,9 +507,17 @@ fn note(message: FromGuest, record: &mut Guest, replies: &mut Replies) -> Option
             record.reported(Arc::clone(&status));
             Some(EventKind::Status(status))
         }
-        FromGuest::Event(event) => Some(EventKind::Guest(event)),
+        FromGuest::Event(event) => {
+            if let message::EventKind::WorkloadStarted { pid } = event.kind {
+                record.workload = Some(Workload::Started { pid });
+            }
+            Some(EventKind::Guest(event))
+        }
         // The host program says when it has noted that.
-        FromGuest::WorkloadExited(exited) => Some(EventKind::WorkloadExited(exited.exit)),
+        FromGuest::WorkloadExited(WorkloadExited { exit }) => {
+            record.workload = Some(Workload::Exited(exit.clone()));
+            Some(EventKind::WorkloadExited(exit))
+        }
     }
 }
 

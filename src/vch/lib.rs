@@ -17,6 +17,7 @@ pub mod mac;
 pub mod machine;
 pub mod network;
 pub mod reserved;
+pub mod said;
 pub mod serve;
 pub mod store;
 pub mod workload;

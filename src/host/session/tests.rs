@@ -416,6 +416,26 @@ async fn a_subscriber_that_does_not_listen_keeps_nothing_from_another() {
 }
 
 #[tokio::test]
+async fn the_newest_word_about_a_workload_is_kept() {
+    use tether_wire::message::{self, Exit};
+    let (host, guest) = host().await;
+    let mut fake = Fake::dial(&host, &guest).await;
+    assert_eq!(host.workload(&guest), None);
+    let started = message::EventKind::WorkloadStarted { pid: 7 };
+    fake.say(message::Event { uptime_ms: 1, dropped: 0, kind: started }).await;
+    let becomes = async |wanted| {
+        while host.workload(&guest) != Some(Workload::clone(&wanted)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, becomes(Workload::Started { pid: 7 })).await.unwrap();
+    fake.say(WorkloadExited { exit: Exit::Code(3) }).await;
+    timeout(PATIENCE, becomes(Workload::Exited(Exit::Code(3)))).await.unwrap();
+    host.admit(&guest, admission(None));
+    assert_eq!(host.workload(&guest), None, "another's");
+}
+
+#[tokio::test]
 async fn a_connection_that_the_program_gives_up_is_one_that_has_ended() {
     let (host, guest) = host().await;
     let mut events = host.events();

@@ -8,11 +8,12 @@ use std::{
 };
 
 use bollard_stubs::models;
+use tether_host::Seldom;
 use tether_wire::names::{EndpointNames, NameTables, NetworkNames};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Engine, Entry, Life, State,
+    Engine, Entry, Life, REPORTS, State,
     endpoints::{WantedEndpoint, refuse_mixture},
     error::{EngineError, Kind},
     guests::{desired_state, extra_hosts},
@@ -268,6 +269,7 @@ impl Entry {
             life: watch::channel(life).0,
             machine: None,
             keeper: None,
+            reports: Seldom::up_to(REPORTS),
             taken: Vec::new(),
             killed: false,
         }

@@ -9,6 +9,8 @@ use std::{
 
 use tether_wire::message::Exit;
 
+use crate::said::one_line;
+
 /// What process 1 says on the console of its workload's end.
 const LAST_WORD: &str = "tether: workload ended: ";
 /// How much of a console's end is looked at, in bytes.
@@ -34,6 +36,7 @@ pub(super) fn end_of(exit: &Exit) -> End {
         Exit::Code(code) => End { code: i64::from(*code), error: String::new() },
         Exit::Signal(signal) => End { code: 128 + i64::from(*signal), error: String::new() },
         Exit::NotStarted(why) => {
+            let why = one_line(why);
             // The words Docker's client tells 127 and 126 by.
             let program = why.split(": ").next().unwrap_or_default();
             if why.ends_with("(os error 2)") {

@@ -22,6 +22,7 @@ use super::{
     record::{Container, Endpoint, Join, Network},
     resolver::{self, Resolution},
 };
+use crate::said::one_line;
 
 /// The serial number of the disk with the image.
 pub(super) const IMAGE_DISK: &str = "image";
@@ -105,7 +106,7 @@ impl Engine {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 Err(EngineError::invalid(problems.join("; ")))
             }
-            Err(error) => Err(EngineError::internal(format!("the guest: {error}"))),
+            Err(error) => Err(EngineError::internal(format!("the guest: {}", one_line(&error.to_string())))),
         }
     }
 }

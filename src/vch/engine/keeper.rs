@@ -3,8 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tether_host::{Event, EventKind};
-use tether_wire::message::Exit;
+use tether_host::{
+    Event, EventKind, Workload,
+    message::{EventKind as GuestEventKind, Exit},
+};
 use tokio::{
     sync::{broadcast, mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
@@ -19,6 +21,7 @@ use super::{
 };
 use crate::{
     machine::{CONSOLE, CONSOLE_LIMIT, Machine, qemu::bound_console},
+    said::one_line,
     workload::streams,
 };
 
@@ -30,13 +33,7 @@ const CONSOLE_PERIOD: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Has a task look after a machine from now on.
-    pub(super) fn keep(
-        &self,
-        id: &str,
-        machine: Arc<dyn Machine>,
-        events: mpsc::Receiver<EventKind>,
-        again: bool,
-    ) {
+    pub(super) fn keep(&self, id: &str, machine: Arc<dyn Machine>, words: mpsc::Receiver<()>, again: bool) {
         let hub = {
             let mut state = self.state();
             let entry = state.containers.get_mut(id);
@@ -71,7 +68,7 @@ impl Engine {
                 sleep(Duration::from_secs(1)).await;
             }
         });
-        let keeper = Keeper { engine: self.clone(), id: id.to_owned(), machine, events, said_everything };
+        let keeper = Keeper { engine: self.clone(), id: id.to_owned(), machine, words, said_everything };
         tokio::spawn(async move {
             let (end, Keeper { engine, id, .. }) = keeper.run().await;
             carried.abort();
@@ -79,27 +76,11 @@ impl Engine {
         });
     }
 
-    /// Hands every guest's events to its keeper, for as long as this process runs.
+    /// Tells every guest's keeper that it has said something, for as long as this process runs.
     pub(super) async fn distribute(&self, mut events: broadcast::Receiver<Event>) {
         loop {
             match events.recv().await {
-                Ok(event) => {
-                    let id = event.guest.to_string();
-                    let keeper = {
-                        let state = self.state();
-                        state.containers.get(&id).and_then(|entry| entry.keeper.clone())
-                    };
-                    match (keeper, &event.kind) {
-                        // What a keeper looks at. A guest that floods fills its keeper's queue and no
-                        // other's; the host library's own, of 4,096 events, is everybody's.
-                        (Some(keeper), EventKind::Guest(_) | EventKind::WorkloadExited(_)) => {
-                            let _ = keeper.try_send(event.kind);
-                        }
-                        (_, EventKind::Enrolled { key }) => self.enrolled(&id, *key),
-                        // Whoever was not let in is in the log: the host library sees to it.
-                        _ => {}
-                    }
-                }
+                Ok(event) => self.heard(&event.guest.to_string(), &event.kind),
                 Err(broadcast::error::RecvError::Lagged(lost)) => {
                     tracing::error!("{lost} events of guests are lost");
                     self.note_keys();
@@ -111,6 +92,37 @@ impl Engine {
 }
 
 impl Engine {
+    fn heard(&self, id: &str, kind: &EventKind) {
+        match kind {
+            EventKind::Enrolled { key } => self.enrolled(id, *key),
+            EventKind::WorkloadExited(_) => self.nudge(id),
+            EventKind::Guest(event) => match &event.kind {
+                GuestEventKind::WorkloadStarted { .. } => self.nudge(id),
+                reported => self.report(id, reported),
+            },
+            // Whoever was not let in is in the log: the host library sees to it.
+            _ => {}
+        }
+    }
+
+    /// Has a keeper look at what its guest has said.
+    fn nudge(&self, id: &str) {
+        let state = self.state();
+        if let Some(keeper) = state.containers.get(id).and_then(|entry| entry.keeper.as_ref()) {
+            // Where one word waits already, that will do.
+            let _ = keeper.try_send(());
+        }
+    }
+
+    /// Has a line in the log about what a guest reports, now and then: it can do so as often as it likes.
+    fn report(&self, id: &str, reported: &GuestEventKind) {
+        let now = std::time::Instant::now();
+        let count = self.state().containers.get(id).and_then(|entry| entry.reports.another(now));
+        if let Some(count) = count {
+            tracing::warn!(container = id, count, "{}", one_line(&reported.to_string()));
+        }
+    }
+
     /// Notes the keys of guests that have come, where nobody was told of it.
     fn note_keys(&self) {
         for record in self.containers() {
@@ -129,7 +141,7 @@ struct Keeper {
     engine: Engine,
     id: String,
     machine: Arc<dyn Machine>,
-    events: mpsc::Receiver<EventKind>,
+    words: mpsc::Receiver<()>,
     said_everything: watch::Receiver<bool>,
 }
 
@@ -147,32 +159,28 @@ impl Keeper {
         loop {
             tokio::select! {
                 () = &mut ended => break,
-                event = self.events.recv() => match event {
-                    Some(EventKind::Guest(event)) => match event.kind {
-                        tether_wire::message::EventKind::WorkloadStarted { .. } => self.running().await,
-                        other => tracing::warn!(container = %self.id, "{other}"),
-                    },
-                    Some(EventKind::WorkloadExited(how)) if exit.is_none() => {
-                        self.exited(&how).await;
-                        exit = Some(how);
-                        deadline = Some(Instant::now() + POWER_OFF);
-                    }
-                    // Told again by a guest that has not heard that it is noted.
-                    Some(EventKind::WorkloadExited(_)) => self.seen(),
-                    Some(_) => {}
-                    None => {
+                word = self.words.recv() => {
+                    if word.is_none() {
                         // Nobody knows this container any more.
                         self.machine.kill().await;
                         break;
                     }
-                },
+                    self.look(&mut exit).await;
+                }
                 _ = period.tick() => {
                     // There may be no console yet.
                     let _ = bound_console(&directory, CONSOLE_LIMIT);
+                    // Its word may have been lost, where thousands said something at once.
+                    if exit.is_none() {
+                        self.look(&mut exit).await;
+                    }
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     self.machine.kill().await;
                 }
+            }
+            if exit.is_some() && deadline.is_none() {
+                deadline = Some(Instant::now() + POWER_OFF);
             }
         }
         let console = directory.join(CONSOLE);
@@ -190,6 +198,21 @@ impl Keeper {
             None => end_by_console(&console),
         };
         (end, self)
+    }
+
+    /// Looks at what the guest has said of its workload.
+    async fn look(&mut self, exit: &mut Option<Exit>) {
+        let Ok(guest) = self.id.parse() else { return };
+        match self.engine.shared.host.workload(&guest) {
+            Some(Workload::Started { .. }) => self.running().await,
+            Some(Workload::Exited(how)) if exit.is_none() => {
+                self.exited(&how).await;
+                *exit = Some(how);
+            }
+            // Told again by a guest that has not heard that it is noted.
+            Some(Workload::Exited(_)) => self.seen(),
+            None => {}
+        }
     }
 
     /// The workload runs: peers find it from now on.

@@ -5,7 +5,6 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use tether_host::EventKind;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
@@ -37,8 +36,6 @@ const FOREVER: Duration = Duration::from_hours(365 * 24);
 const KILL: Duration = Duration::from_secs(5);
 /// How long a machine may take to power off.
 pub(super) const POWER_OFF: Duration = Duration::from_secs(15);
-/// How many events of a guest wait for its keeper.
-const EVENTS: usize = 64;
 
 pub(super) const SIGKILL: i32 = 9;
 
@@ -116,7 +113,7 @@ impl Engine {
         fs::create_dir_all(&directory)
             .map_err(|error| EngineError::internal(format!("{}: {error}", directory.display())))?;
         let machine = self.specification(&record, &directory).await?;
-        let events = self.admit(&record)?;
+        let words = self.admit(&record)?;
         let machine = self.shared.hypervisor.start(machine).await?;
         let noted = self.update(id, |record| {
             if let Some(run) = &mut record.run {
@@ -127,7 +124,7 @@ impl Engine {
             machine.kill().await;
             return Err(error);
         }
-        self.keep(id, machine, events, false);
+        self.keep(id, machine, words, false);
         Ok(())
     }
 
@@ -159,8 +156,9 @@ impl Engine {
     }
 
     /// Lets a container's guest in, and gives it what it is to have.
-    pub(super) fn admit(&self, record: &Container) -> Result<mpsc::Receiver<EventKind>, EngineError> {
-        let (sender, events) = mpsc::channel(EVENTS);
+    pub(super) fn admit(&self, record: &Container) -> Result<mpsc::Receiver<()>, EngineError> {
+        // One word is as good as many: what was said is looked up.
+        let (sender, words) = mpsc::channel(1);
         let guest = guest_id(record)?;
         let join = record.run.as_ref().and_then(|run| run.join.as_ref());
         let join =
@@ -179,7 +177,7 @@ impl Engine {
                 engine.fail(&record.id, &error);
             }
         });
-        Ok(events)
+        Ok(words)
     }
 
     async fn apply_for_start(&self, record: &Container) -> Result<(), EngineError> {

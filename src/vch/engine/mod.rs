@@ -31,7 +31,7 @@ use std::{
 };
 
 use tether_host::{
-    Host,
+    Host, Seldom,
     prometheus_client::{encoding::text, registry::Registry},
 };
 use tether_wire::value::{IfName, Prefix};
@@ -57,6 +57,8 @@ use crate::{
     },
 };
 
+/// How many lines the log has in 10 s about what one guest reports.
+const REPORTS: u32 = 20;
 /// What the management network's bridge is marked with, in place of a network's id.
 const MANAGEMENT: &str = "management";
 
@@ -116,8 +118,10 @@ struct Entry {
     turn: Arc<tokio::sync::Mutex<()>>,
     life: watch::Sender<Life>,
     machine: Option<Arc<dyn Machine>>,
-    /// Where what its guest says is taken note of.
-    keeper: Option<mpsc::Sender<tether_host::EventKind>>,
+    /// Has its keeper look at what its guest has said.
+    keeper: Option<mpsc::Sender<()>>,
+    /// What its guest reports, in the log.
+    reports: Seldom,
     taken: Vec<Taken>,
     /// Somebody ends its machine by SIGKILL: its end is told as that.
     killed: bool,

@@ -12,7 +12,7 @@ use super::{
     publish::listened_on,
     record::{Container, Endpoint, Phase},
 };
-use crate::reserved::Protocol;
+use crate::{reserved::Protocol, said::one_line};
 
 /// How long peers may take to know a new name before whoever started it goes on.
 const NAMES: Duration = Duration::from_secs(1);
@@ -55,7 +55,7 @@ impl Engine {
             tokio::spawn(async move {
                 match update.await {
                     Ok(_) | Err(NamesError::Superseded | NamesError::Unknown) => {}
-                    Err(error) => tracing::error!(%guest, "names: {error}"),
+                    Err(error) => tracing::error!(%guest, "names: {}", one_line(&error.to_string())),
                 }
             })
         });

@@ -27,12 +27,12 @@ impl Engine {
             let noted = record.run.as_ref().and_then(|run| run.exit);
             let running = machine.is_some() && record.state.phase == Phase::Running && noted.is_none();
             match (machine, running.then(|| self.admit(record))) {
-                (Some(machine), Some(Ok(events))) => {
+                (Some(machine), Some(Ok(words))) => {
                     let taken = self.retake_ports(record);
                     if let Some(entry) = self.state().containers.get_mut(&record.id) {
                         entry.taken = taken;
                     }
-                    self.keep(&record.id, machine, events, true);
+                    self.keep(&record.id, machine, words, true);
                     tracing::info!("container {} goes on", record.name);
                 }
                 (machine, admitted) => {

@@ -1,0 +1,30 @@
+//! What guests say, as far as people read it: guests are not to be believed, and neither a log nor a
+//! terminal may be theirs to write.
+
+/// The most of a text that is shown, in characters.
+const SHOWN: usize = 500;
+
+/// A text of a guest's in one line, without what would do something to a terminal.
+pub fn one_line(text: &str) -> String {
+    let mut shown: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN + 1).collect();
+    if let Some((end, _)) = shown.char_indices().nth(SHOWN) {
+        shown.truncate(end);
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_one_short_line() {
+        assert_eq!(one_line("eth0 is down"), "eth0 is down");
+        assert_eq!(one_line("a\n2026 ERROR forged\x1b[2J\u{9b}b"), "a 2026 ERROR forged [2J b");
+        let long = one_line(&"ü".repeat(10_000));
+        assert_eq!((long.chars().count(), long.ends_with('…')), (SHOWN + 1, true));
+        assert_eq!(one_line(&"x".repeat(SHOWN)).len(), SHOWN);
+    }
+}
