@@ -25,8 +25,8 @@ usage: tether run [--boot FILE] [--state FILE] [--etc DIR] [--run DIR]
                 It is read again at each SIGHUP; every time one line of JSON on
                 standard output says what came of it.
   --etc DIR     where hosts and resolv.conf are written (default: /etc)
-  --run DIR     where it notes what to go back to should it be killed
-                (default: /run/tether)
+  --run DIR     where it notes what to go back to should it be killed, and its
+                key: a tmpfs of root's (default: /run/tether)
   --netns FILE  the network namespace that the management NIC is to live in, made
                 if there is none: /run/netns/tether, say. Without it the NIC
                 stays where it is; process 1 always uses that one
@@ -36,8 +36,10 @@ As process 1 it needs no arguments: it mounts what is needed, loads the image's
 modules, brings the network up, starts the workload and powers off after it.
 `tether.log=LEVEL` on the kernel's command line sets the log level.
 
-Everything it makes carries protocol number 116 (ip route show proto 116), and
-it never touches what others made.
+Routes, rules, neighbours and addresses that it makes carry protocol number 116
+(ip route show proto 116), devices group 116. What others made is left alone,
+but for the interfaces that the desired state names: they become what it says,
+and go back to what they were when it names them no more.
 ";
 
 /// What the command line asks for.
