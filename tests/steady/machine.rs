@@ -171,8 +171,21 @@ impl Machine {
         );
     }
 
-    /// Watches what the kernel tells of this, and has seen something to prove it.
+    /// Waits until the kernel has nothing of its own to do: no address is being checked, no carrier not
+    /// seen by its link watcher.
+    fn at_rest(&self) {
+        self.wait_until_none("ip -o -6 address show tentative", |_| true);
+        self.wait_until_none("ip -o link", |link| link.contains("LOWER_UP") && link.contains("DOWN "));
+    }
+
+    fn wait_until_none(&self, command: &str, wanted: impl Fn(&str) -> bool) {
+        let left = || self.inside.run(command).lines().find(|line| wanted(line)).map(ToOwned::to_owned);
+        until(|| format!("the end of {:?}", left()), || left().is_none().then_some(()));
+    }
+
+    /// Watches what the kernel tells of this from when it is at rest, and has seen something to prove it.
     pub(crate) fn monitor(&self, what: &[&str]) -> Process {
+        self.at_rest();
         let mut command = self.inside.command("ip");
         command.args(["-o", "monitor"]).args(what);
         let monitor = Process::start(command);
