@@ -75,6 +75,10 @@ impl Engine {
     /// Notes the key of a guest that has redeemed its join token, in the database: it is let in by
     /// that after a restart of this process too.
     pub(super) fn enrolled(&self, id: &str, key: Pin) {
+        // It may be an earlier machine's, told late.
+        if id.parse().ok().and_then(|guest| self.shared.host.key(&guest)) != Some(key) {
+            return;
+        }
         let noted = self.update(id, |record| {
             if let Some(run) = &mut record.run {
                 run.join = Some(Join::Bound(key));

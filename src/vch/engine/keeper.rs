@@ -183,6 +183,12 @@ impl Keeper {
                 deadline = Some(Instant::now() + POWER_OFF);
             }
         }
+        // The machine's end may have come before its word was looked at.
+        if exit.is_none()
+            && let Some(Workload::Exited(how)) = self.word()
+        {
+            exit = Some(how);
+        }
         let console = directory.join(CONSOLE);
         let (error, killed) = {
             let state = self.engine.state();
@@ -200,10 +206,14 @@ impl Keeper {
         (end, self)
     }
 
+    /// The guest's newest word about its workload.
+    fn word(&self) -> Option<Workload> {
+        self.engine.shared.host.workload(&self.id.parse().ok()?)
+    }
+
     /// Looks at what the guest has said of its workload.
     async fn look(&mut self, exit: &mut Option<Exit>) {
-        let Ok(guest) = self.id.parse() else { return };
-        match self.engine.shared.host.workload(&guest) {
+        match self.word() {
             Some(Workload::Started { .. }) => self.running().await,
             Some(Workload::Exited(how)) if exit.is_none() => {
                 self.exited(&how).await;
