@@ -142,8 +142,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         return;
     };
     tracing::debug!("connected");
-    let line = Line::new(stream, now());
-    let Err(broken) = carry(line, &connection, &waiting, replies).await;
+    let mut line = Line::new(stream, now());
+    let Err(broken) = carry(&mut line, &connection, &waiting, replies).await;
+    // What ended it counts for the next one.
+    connection.took(line.reading());
     tracing::debug!("disconnected: {broken}");
     connection.end = broken.to_string();
 }
@@ -187,6 +189,16 @@ impl<'a> Connection<'a> {
 }
 
 impl Connection<'_> {
+    /// Spends the guest's credit for a message of so many bytes.
+    fn said(&self, length: usize) {
+        lock(&self.credit).said(length, now());
+    }
+
+    /// Spends it for time.
+    fn took(&self, time: Duration) {
+        lock(&self.credit).took(time, now());
+    }
+
     /// Takes note of what the guest says in so many bytes, and of what it is to be answered. How long it
     /// took.
     fn take(&self, message: FromGuest, length: usize, replies: &mut Replies) -> Duration {
@@ -347,7 +359,7 @@ impl Applying {
 
 /// Carries messages both ways until the connection breaks.
 async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
-    mut line: Line<S>,
+    line: &mut Line<S>,
     connection: &Connection<'_>,
     waiting: &Waiting,
     mut replies: Replies,
@@ -380,15 +392,14 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 Step::Heard(frame) => {
                     let (began, length) = (now(), frame.payload.len());
                     // A type or version we do not know: the guest can do without our understanding.
-                    let message = FromGuest::from_frame(&frame)?;
-                    let mut took = now() - began;
-                    if let Some(message) = message {
+                    let message = FromGuest::from_frame(&frame);
+                    connection.said(length);
+                    connection.took(now() - began);
+                    if let Some(message) = message? {
                         applying.take_if(|applying| applying.hear(&message, &shared.metrics));
-                        took += connection.take(message, length, &mut replies);
+                        let took = connection.take(message, length, &mut replies);
+                        connection.took(took);
                     }
-                    let mut credit = lock(&connection.credit);
-                    credit.said(length, now());
-                    credit.took(took, now());
                 }
             },
             () = sleep_until(paused.unwrap_or(silent_at).into()), if paused.is_some() => {
@@ -415,7 +426,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 }
             }
         }
-        lock(&connection.credit).took(line.reading(), now());
+        connection.took(line.reading());
         // A guest that has much to say is heard one message at a time, between everybody else's.
         tokio::task::yield_now().await;
     }

@@ -323,8 +323,10 @@ async fn one_that_floods_is_slowed_down_and_its_words_are_not_lost() {
     let (host, guest) = host().await;
     let mut fake = Fake::dial(&host, &guest).await;
     let began = Instant::now();
-    for nonce in 0..20_000 {
+    for nonce in 0..10_000 {
         fake.say(tether_wire::message::Pong { nonce }).await;
+        let nothing = Frame { kind: 999, version: 1, payload: vec![].into() };
+        fake.stream.send(nothing).await.unwrap();
     }
     fake.say(long_status()).await;
     while host.status(&guest).is_none() {
@@ -351,6 +353,21 @@ async fn one_that_floods_and_dials_again_is_slowed_down_no_less() {
     }
     let took = began.elapsed().as_secs();
     assert!((17..21).contains(&took), "{took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_says_garbage_and_dials_again_is_slowed_down() {
+    let (host, guest) = host().await;
+    let began = Instant::now();
+    for _ in 0..10 {
+        let mut fake = Fake::dial(&host, &guest).await;
+        // A Status, as far as its length goes.
+        let garbage = Frame { kind: 48, version: 1, payload: vec![0xff; 4 << 20].into() };
+        fake.stream.send(garbage).await.unwrap();
+        fake.serving.await.unwrap();
+    }
+    let took = began.elapsed().as_secs();
+    assert!((7..11).contains(&took), "{took}");
 }
 
 #[tokio::test(start_paused = true)]
