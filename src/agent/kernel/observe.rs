@@ -15,13 +15,14 @@ impl Kernel {
     /// [`Self::changed`] then tells.
     pub async fn observe(&self) -> Result<KernelState, KernelError> {
         let mut requests = self.requests.lock().await;
+        // Links last: one that goes down meanwhile takes neighbours, routes and addresses along, and it is
+        // the link that is to be told of then. No family is all of them.
+        let neighbours = requests.dump(RTM_GETNEIGH, &NeighbourMessage::default(), neighbour::read).await?;
+        let rules = requests.dump(RTM_GETRULE, &RuleMessage::default(), rule::read).await?;
+        let routes = requests.dump(RTM_GETROUTE, &RouteMessage::default(), route::read).await?;
+        let addresses = requests.dump(RTM_GETADDR, &AddressMessage::default(), address::read).await?;
         let mut links = requests.dump(RTM_GETLINK, &link::all(), link::read).await?;
         links.sort_by_key(|link| link.index);
-        // No family is all of them.
-        let addresses = requests.dump(RTM_GETADDR, &AddressMessage::default(), address::read).await?;
-        let routes = requests.dump(RTM_GETROUTE, &RouteMessage::default(), route::read).await?;
-        let rules = requests.dump(RTM_GETRULE, &RuleMessage::default(), rule::read).await?;
-        let neighbours = requests.dump(RTM_GETNEIGH, &NeighbourMessage::default(), neighbour::read).await?;
         let mut state = KernelState {
             links,
             addresses,
