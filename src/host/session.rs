@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{Frame, FrameCodec, FrameError},
     identity::Pin,
-    line::{Line, Step},
+    line::{Line, STUCK, STUCK_INTERVALS, Step},
     message::{
         self, Confirm, FromGuest, FromHost, Hello, MessageError, Ping, Pong, Refused, Sender, Welcome,
         WorkloadExited,
@@ -40,8 +40,8 @@ use crate::{
     tls,
 };
 
-/// How long a stranger may take to say who it is, from its first byte to its hello, and a guest to
-/// take none of what it is sent.
+/// How long a stranger may take to say who it is, from its first byte to its hello, and then to take its
+/// welcome.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Silence of this many heartbeat intervals ends a connection.
 const SILENT_INTERVALS: u32 = 3;
@@ -367,6 +367,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
     let shared = connection.shared;
     let heartbeat = Duration::from_millis(shared.heartbeat_ms.into());
     let silence = heartbeat * SILENT_INTERVALS;
+    let stuck = STUCK.max(heartbeat * STUCK_INTERVALS);
     let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut nonce = 0;
@@ -378,7 +379,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
             }
         }
         let free = line.is_free();
-        let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(PATIENCE));
+        let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(stuck));
         // One that says too much is not read for a while, nor sent what it makes this host send.
         let paused = lock(&connection.credit).until(now());
         tokio::select! {
@@ -421,7 +422,7 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
                 }
             }
             () = sleep_until(stuck_at.into()), if !free => {
-                if now() >= line.stuck_at(PATIENCE) {
+                if now() >= line.stuck_at(stuck) {
                     return Err(Broken::Stuck);
                 }
             }

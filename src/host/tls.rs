@@ -14,7 +14,10 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use tether_wire::{identity::Pin, line::SEALED};
+use tether_wire::{
+    identity::Pin,
+    line::{RECORD, SEALED},
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -30,6 +33,7 @@ pub(crate) fn server(
         .with_single_cert(vec![certificate], key)?;
     // Each connection shows its key itself: nothing is resumed.
     config.send_tls13_tickets = 0;
+    config.max_fragment_size = Some(RECORD);
     Ok(config)
 }
 
@@ -105,7 +109,7 @@ mod tests {
         pki_types::{PrivatePkcs8KeyDer, ServerName},
         sign::{CertifiedKey, SingleCertAndKey},
     };
-    use tokio::io::{AsyncWriteExt, DuplexStream};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio_rustls::TlsConnector;
 
     use super::*;
@@ -210,5 +214,19 @@ mod tests {
             sealed += written.unwrap();
         }
         assert!((SEALED..SEALED + 2 * PIPE).contains(&sealed), "{sealed}");
+    }
+
+    #[tokio::test]
+    async fn records_are_short() {
+        let (key, certificate) = key_and_certificate();
+        let (taken, guest) = shake(&certificate, &key).await;
+        let (mut stream, _) = taken.unwrap();
+        let _ = stream.write(&[7; 1 << 14]).now_or_never();
+        // Its type, its version, its length (RFC 8446 section 5.1).
+        let mut header = [0; 5];
+        guest.unwrap().get_mut().0.read_exact(&mut header).await.unwrap();
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        // Its tag and inner type besides, and rustls counts the header.
+        assert!((RECORD - 64..=RECORD + 64).contains(&length), "{length}");
     }
 }

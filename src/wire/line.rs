@@ -22,9 +22,18 @@ use crate::frame::{Frame, FrameCodec, FrameError};
 /// A frame on its way is a sign of life for as long as so many bytes of it come in the time that is
 /// allowed for silence: a long document on a bad link is not cut, one that never ends is.
 pub const PACE: usize = 4 << 10;
-/// How much TLS may take in before it has left: what is in there does not show whether it leaves. With
-/// rustls's own 64 KiB a link of less than 6.5 KB in a second would seem stuck after 10 s.
+/// The longest TLS record. The other end sees nothing of one before it has all of it: with the 16 KiB that
+/// TLS allows, a link of 2 KB in a second is silent for 8 s at a time.
+pub const RECORD: usize = 2 << 10;
+/// How much TLS may take in before it has left: what is in there does not show whether it leaves.
 pub const SEALED: usize = 16 << 10;
+/// So many heartbeat intervals, and [`STUCK`] at least, the other end may take none of what it is sent. It
+/// may live all the same, on a slow link: kernel and TLS take in far more than leaves at once, and nothing
+/// is seen until a part of that has left. Whether it lives is seen by its heartbeats; this is about the
+/// memory.
+pub const STUCK_INTERVALS: u32 = 12;
+/// The least such time.
+pub const STUCK: Duration = Duration::from_secs(10);
 /// How long a buffer is while nothing longer comes or goes: a host has two for each of thousands of
 /// guests, which say and hear nothing but heartbeats most of the time. What is read comes out of the
 /// TLS library's buffer, so that small pieces cost little.

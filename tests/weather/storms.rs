@@ -91,3 +91,24 @@ fn long_documents_pass_a_link_of_1280_bytes() {
     let carried = place.air.carried(Way::ToGuest);
     assert!((1_200..=1_294).contains(&carried.longest), "{carried:?}");
 }
+
+#[test]
+fn a_slow_link_is_not_taken_for_one_that_takes_nothing() {
+    let place = Place::new(1_500, 6);
+    // As hosts have it unless told otherwise.
+    let host = HostProgram::start(&place.outside, Duration::from_secs(5));
+    let _tether = place.machine.agent();
+    host.lets_in(1);
+    // 4 KB in a second, behind a queue of four seconds.
+    place.outside.run("tc qdisc add dev pm root tbf rate 32kbit burst 1600 limit 16000");
+    let before = place.air.carried(Way::ToGuest);
+    host.drives(state("slow", 2_000));
+    let carried = place.air.carried(Way::ToGuest).bytes - before.bytes;
+    assert!(carried > 60_000, "{carried} bytes");
+    for (at, kind) in host.heard() {
+        let mut t = format!("{kind:?}");
+        t.truncate(120);
+        println!("{at:?} {t}");
+    }
+    assert_eq!(host.connections(), 1);
+}

@@ -10,7 +10,7 @@ use std::{
 use futures_util::{SinkExt, StreamExt};
 use tether_wire::{
     frame::{Frame, FrameCodec, FrameError},
-    line::{Line, Step},
+    line::{Line, STUCK, STUCK_INTERVALS, Step},
     message::{
         FromGuest, FromHost, Hello, HostKeyKept, MessageError, Ping, Pong, Sender, Welcome, WorkloadExited,
     },
@@ -25,7 +25,7 @@ use tokio_util::codec::Framed;
 
 use super::{Identity, Incoming, Outgoing, QUEUE, Shared, State};
 
-/// How long the host may take to answer the greeting, and to take none of what it is sent.
+/// How long the host may take to answer the greeting.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Silence of this many heartbeat intervals ends a connection.
 const SILENT_INTERVALS: u32 = 3;
@@ -177,6 +177,7 @@ impl Session {
         heartbeat: Duration,
     ) -> Result<(), Broken> {
         let silence = heartbeat * SILENT_INTERVALS;
+        let stuck = STUCK.max(heartbeat * STUCK_INTERVALS);
         let mut beat = interval_at(Instant::now() + heartbeat, heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut replies, mut nonce) = (Replies::default(), 0);
@@ -194,7 +195,7 @@ impl Session {
                 }
             }
             let free = line.is_free();
-            let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(PATIENCE));
+            let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(stuck));
             tokio::select! {
                 // In this order: what has been heard counts before silence does, and an event
                 // (the workload has started) goes before the state (it has ended).
@@ -252,7 +253,7 @@ impl Session {
                     }
                 }
                 () = sleep_until(stuck_at.into()), if !free => {
-                    if now() >= line.stuck_at(PATIENCE) {
+                    if now() >= line.stuck_at(stuck) {
                         return Err(Broken::Stuck);
                     }
                 }
@@ -612,7 +613,7 @@ mod tests {
         };
         let ((end, after), ()) = tokio::join!(run, host);
         assert_eq!(end, "the tether is lost: the host does not read");
-        assert!((170..=171).contains(&after), "{after}");
+        assert!((172..=173).contains(&after), "{after}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
-use tether_wire::{identity::Pin, line::SEALED};
+use tether_wire::{
+    identity::Pin,
+    line::{RECORD, SEALED},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -40,6 +43,7 @@ pub(super) fn client(
     // Each connection shows both keys: nothing is resumed.
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
+    config.max_fragment_size = Some(RECORD);
     Ok(config)
 }
 
