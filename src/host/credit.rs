@@ -13,6 +13,8 @@ const LEAST: usize = 4 << 10;
 /// The part of a thread's time that one guest may take: a message can be made to cost far more than
 /// its bytes.
 const SHARE: u32 = 16;
+/// The most that counts at once: a thread may have been kept from going on by others.
+const ONE: Duration = Duration::from_millis(20);
 /// The longest it is made to wait.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -37,7 +39,7 @@ impl Credit {
 
     /// It took so long to read what the guest says, and to take note of it.
     pub(crate) fn took(&mut self, time: Duration, now: Instant) {
-        self.spend(time * SHARE, now);
+        self.spend(time.min(ONE) * SHARE, now);
     }
 
     fn spend(&mut self, time: Duration, now: Instant) {

@@ -19,8 +19,9 @@ pub struct Event {
     pub guest: GuestId,
     /// How many events of this guest were dropped before this one: it said more than the host program
     /// listened to. 1 MiB of what one guest says waits until a first subscriber hears it, 256 events at
-    /// most, or 16 while 2,048 of all guests wait. Of strangers that were refused 256 wait in all.
-    /// [`EventKind::IdentityReuse`] is told of one guest every 10 s at most: here it is how many there were
+    /// most, or 16 while 2,048 of all guests wait; for [`EventKind::WorkloadExited`] there is as much room
+    /// again. Of strangers that were refused 256 wait in all, and of alarms;
+    /// [`EventKind::IdentityReuse`] is told of one guest every 10 s at most, and here is how many there were
     /// before the last.
     #[serde(skip_serializing_if = "is_none")]
     pub dropped: u64,

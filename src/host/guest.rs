@@ -226,14 +226,18 @@ impl Guest {
         let same = self.boot_id == hello.boot_id;
         let (outbox, waiting) = outbox(if same { unsent } else { Unsent::default() });
         self.boot_id.clone_from(&hello.boot_id);
+        let mut known = false;
         if let Some(has) = hello.names
             && let Some(tables) = self.known_names(has)
         {
             // Whoever waits for its word about what it has gets it about a change of nothing.
             self.names.renumber(has);
             outbox.names_known(has.generation, tables);
+            known = true;
         }
-        let mut length = resync_names(&mut self.names, &outbox, hello.names);
+        let whole = resync_names(&mut self.names, &outbox, hello.names);
+        // What is known to be there is changed, and not sent.
+        let mut length = if known { 0 } else { whole };
         if let Some((generation, state)) = self.state.resync(hello.applied) {
             length += state.length();
             outbox.state(generation, state);

@@ -137,6 +137,10 @@ use status::Status;
 use strangers::Strangers;
 use unheard::{Unheard, Weight};
 
+/// How many lines the log has in 10 s about those who say that they are a guest, of all guests; of each
+/// it has one.
+const ALARMS: u32 = 20;
+
 /// How a host listens.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -190,10 +194,14 @@ struct Shared {
     turned_away: Seldom,
     /// Those who have said who they are, and are not let in.
     refused: Seldom,
+    /// Those who say that they are a guest which they are not, whichever.
+    alarms: Seldom,
     /// What of all guests nobody has heard yet.
     waiting: unheard::All,
     /// What is told of strangers that nobody has heard yet.
     unheard: Mutex<Unheard>,
+    /// The same of alarms.
+    alarmed: Mutex<Unheard>,
     metrics: Metrics,
     events: broadcast::Sender<Event>,
 }
@@ -218,8 +226,10 @@ impl Host {
             connections: AtomicU64::new(0),
             turned_away: Seldom::default(),
             refused: Seldom::default(),
+            alarms: Seldom::up_to(ALARMS),
             waiting: unheard::All::default(),
             unheard: Mutex::default(),
+            alarmed: Mutex::default(),
             metrics: Metrics::default(),
             events: broadcast::channel(unheard::PLACES).0,
         });
@@ -428,12 +438,18 @@ impl Shared {
         let Some(count) = reused.another(std::time::Instant::now()) else {
             return;
         };
-        tracing::warn!(
-            count, guest = %named, peer,
-            "refused; the last has key {shown}, and the guest {bound}: its join token may have leaked"
-        );
+        if self.alarms.another(std::time::Instant::now()).is_some() {
+            tracing::warn!(
+                count, guest = %named, peer,
+                "refused; the last has key {shown}, and the guest {bound}: its join token may have leaked"
+            );
+        }
         let kind = EventKind::IdentityReuse { peer: peer.to_owned(), bound, shown };
-        let _ = self.events.send(Event { guest: named.clone(), dropped: count - 1, kind, weight: None });
+        let place = lock(&self.alarmed).another(0, false, &self.waiting);
+        match place {
+            Some((weight, dropped)) => self.pass_on(named, (weight, dropped + count - 1), kind),
+            None => _ = self.metrics.events_dropped.inc(),
+        }
     }
 
     /// Tells what a guest has said.

@@ -105,7 +105,7 @@ impl Host {
     /// | `tether_reconnects_total` | counter | connections of guests that had been there before |
     /// | `tether_refused_total{reason}` | counter | guests that were refused: `id`, `unknown`, `protocol`, `generation`, `token`, `expired`, `key` |
     /// | `tether_turned_away_total` | counter | [`Host::turned_away`] |
-    /// | `tether_events_dropped_total` | counter | the sum of all [`Event::dropped`](crate::Event::dropped) |
+    /// | `tether_events_dropped_total` | counter | events that had no place ([`Event::dropped`](crate::Event::dropped)) |
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix(PREFIX);
         let metrics = &self.shared.metrics;
@@ -128,8 +128,10 @@ impl Collector for Fleet {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let Some(shared) = self.0.upgrade() else { return Ok(()) };
         let mut counts = [0_u64; Condition::ALL.len()];
-        for guest in shared.guests().values() {
-            counts[lock(guest).condition() as usize] += 1;
+        // Nobody waits for all of them while one is waited for.
+        let guests: Vec<_> = shared.guests().values().cloned().collect();
+        for guest in guests {
+            counts[lock(&guest).condition() as usize] += 1;
         }
         let help = "Guests that are admitted, by how it stands with them";
         let mut guests = encoder.encode_descriptor("guests", help, None, MetricType::Gauge)?;

@@ -64,7 +64,7 @@ enum Next {
 }
 
 impl Slots {
-    fn next(&mut self) -> Option<Next> {
+    fn next(&mut self, documents: bool) -> Option<Next> {
         fn message(message: impl Into<FromHost>) -> Next {
             Next::Message(message.into().to_frame())
         }
@@ -77,8 +77,10 @@ impl Slots {
             .or_else(|| self.exit_seen.take().map(message))
             .or_else(|| self.unsent.signals.pop_front().map(message))
             .or_else(|| self.unsent.stop.take().map(message))
-            .or_else(|| self.names.take().map(Next::Names))
-            .or_else(|| self.state.take().map(|(generation, state)| Next::State(generation, state)))
+            .or_else(|| self.names.take_if(documents).map(Next::Names))
+            .or_else(|| {
+                self.state.take_if(|_| documents).map(|(generation, state)| Next::State(generation, state))
+            })
             .or_else(|| self.unsent.flush_cache.take().map(message))
     }
 }
@@ -168,10 +170,11 @@ impl Drop for Outbox {
 }
 
 impl Waiting {
-    /// The next message, with the generation of a desired state. Cancel-safe.
-    pub(crate) async fn next(&self) -> (Frame, Option<u64>) {
+    /// The next message, with the generation of a desired state; names and states only where `documents`
+    /// are wanted. Cancel-safe.
+    pub(crate) async fn next(&self, documents: bool) -> (Frame, Option<u64>) {
         loop {
-            let next = self.0.slots().next();
+            let next = self.0.slots().next(documents);
             match next {
                 // Large documents take their time: others may fill the slots meanwhile.
                 Some(Next::State(generation, state)) => return (state.frame(generation), Some(generation)),

@@ -3,38 +3,43 @@
 //! is decoded, as millions of empty names, say.
 
 use tether_wire::{
-    message::Verified,
-    status::{MAX_ADDRESSES, MAX_INTERFACES, MAX_ROUTES, MAX_RULES, Observed, Status},
+    message::FromGuest,
+    status::{MAX_ADDRESSES, MAX_INTERFACES, MAX_ROUTES, MAX_RULES, Observed},
 };
 
-/// The most conditions, and the most names and next hops of one thing: an honest guest says 16 of each
-/// part.
-const MAX_LISTED: usize = 2_048;
+/// The most conditions, and problems of a kind: an honest guest says fewer.
+const MAX_TOLD: usize = 2_048;
+/// The most names of one interface and next hops of one route.
+const MAX_LISTED: usize = 16;
 
-/// Takes what is too much out of a status.
-pub(crate) fn shorten(status: &mut Status) {
-    shorten_observed(&mut status.observed);
-    keep(&mut status.conditions, &mut { MAX_LISTED });
-}
-
-/// Takes what is too much out of the word about a state.
-pub(crate) fn shorten_verified(verified: &mut Verified) {
-    shorten_observed(&mut verified.observed);
-    keep(&mut verified.skipped, &mut { MAX_ROUTES });
+/// Takes what is too much out of a message.
+pub(crate) fn shorten(message: &mut FromGuest) {
+    match message {
+        FromGuest::Status(status) => {
+            shorten_observed(&mut status.observed);
+            keep(&mut status.conditions, &mut { MAX_TOLD });
+        }
+        FromGuest::Verified(verified) => {
+            shorten_observed(&mut verified.observed);
+            keep(&mut verified.skipped, &mut { MAX_ROUTES });
+        }
+        FromGuest::Failed(failed) => keep(&mut failed.failure.problems, &mut { MAX_TOLD }),
+        FromGuest::NamesFailed(failed) => keep(&mut failed.problems, &mut { MAX_TOLD }),
+        _ => {}
+    }
 }
 
 fn shorten_observed(observed: &mut Observed) {
-    let (mut addresses, mut routes, mut names) = (MAX_ADDRESSES, MAX_ROUTES, MAX_LISTED);
+    let (mut addresses, mut routes) = (MAX_ADDRESSES, MAX_ROUTES);
     keep(&mut observed.interfaces, &mut { MAX_INTERFACES });
     for interface in &mut observed.interfaces {
         keep(&mut interface.addresses, &mut addresses);
         keep(&mut interface.routes, &mut routes);
-        keep(&mut interface.alternative_names, &mut names);
+        keep(&mut interface.alternative_names, &mut { MAX_LISTED });
     }
     keep(&mut observed.routes, &mut routes);
-    let mut hops = MAX_ROUTES;
     for route in &mut observed.routes {
-        keep(&mut route.hops, &mut hops);
+        keep(&mut route.hops, &mut { MAX_LISTED });
     }
     keep(&mut observed.rules, &mut { MAX_RULES });
 }
@@ -48,7 +53,9 @@ fn keep<T>(list: &mut Vec<T>, left: &mut usize) {
 
 #[cfg(test)]
 mod tests {
-    use tether_wire::status::{AddressState, Condition, ObservedAddress, ObservedInterface, ObservedRule};
+    use tether_wire::status::{
+        AddressState, Condition, ObservedAddress, ObservedInterface, ObservedRule, Status,
+    };
 
     use super::*;
 
@@ -62,9 +69,13 @@ mod tests {
             conditions: vec![Condition { part: "dns".into(), message: String::new() }; 16],
             ..Status::default()
         };
-        let mut kept = honest.clone();
-        shorten(&mut kept);
-        assert_eq!(kept, honest);
+        let shortened = |status: Status| {
+            let mut message = FromGuest::from(status);
+            shorten(&mut message);
+            let FromGuest::Status(status) = message else { panic!("{message:?}") };
+            status
+        };
+        assert_eq!(shortened(honest.clone()), honest);
 
         let mut much = honest.clone();
         let observed = &mut much.observed;
@@ -72,7 +83,7 @@ mod tests {
         observed.interfaces[1].alternative_names = vec![String::new(); 1_000_000];
         observed.rules.resize(1_000_000, observed.rules[0].clone());
         much.conditions.resize(1_000_000, much.conditions[0].clone());
-        shorten(&mut much);
+        let much = shortened(much);
         let Observed { interfaces, rules, .. } = &much.observed;
         assert_eq!((interfaces.len(), interfaces.capacity()), (MAX_INTERFACES, MAX_INTERFACES));
         assert_eq!(
@@ -80,6 +91,6 @@ mod tests {
             MAX_ADDRESSES
         );
         assert_eq!(interfaces[1].alternative_names.len(), MAX_LISTED);
-        assert_eq!((rules.capacity(), much.conditions.capacity()), (MAX_RULES, MAX_LISTED));
+        assert_eq!((rules.capacity(), much.conditions.capacity()), (MAX_RULES, MAX_TOLD));
     }
 }

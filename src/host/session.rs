@@ -201,7 +201,10 @@ impl Connection<'_> {
 
     /// Takes note of what the guest says in so many bytes, and of what it is to be answered. How long it
     /// took.
-    fn take(&self, message: FromGuest, length: usize, replies: &mut Replies) -> Duration {
+    fn take(&self, mut message: FromGuest, length: usize, replies: &mut Replies) -> Duration {
+        let began = now();
+        reported::shorten(&mut message);
+        let shortening = now() - began;
         let took = self.shared.guest(self.guest, |record| {
             // Not how long the lock was waited for: that is others' doing.
             let began = now();
@@ -220,7 +223,7 @@ impl Connection<'_> {
             pay(record);
             now() - began
         });
-        took.unwrap_or_default()
+        shortening + took.unwrap_or_default()
     }
 }
 
@@ -380,13 +383,19 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let free = line.is_free();
         let (silent_at, stuck_at) = (line.silent_at(silence), line.stuck_at(stuck));
-        // One that says too much is not read for a while, nor sent what it makes this host send.
+        // One that says too much is not read for a while.
         let paused = lock(&connection.credit).until(now());
         tokio::select! {
             // What has been heard counts before silence does. The end counts first, whatever is on its
             // way: a guest that takes it slowly would have as many connections as it likes.
             biased;
             () = waiting.closed() => return Err(Broken::Replaced),
+            // Before what it says, of which one that floods always has more. It is sent no documents while
+            // it is not read: what it says may be why they are sent.
+            (frame, generation) = waiting.next(paused.is_none()), if free => {
+                applying = generation.map(Applying::sent).or(applying);
+                line.put(frame, now())?;
+            }
             step = line.step(paused.is_none(), now) => match step.map_err(broken)? {
                 Step::Closed => return Err(Broken::Closed),
                 Step::Sent => {}
@@ -405,11 +414,6 @@ async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
             },
             () = sleep_until(paused.unwrap_or(silent_at).into()), if paused.is_some() => {
                 line.sign_of_life(now());
-            }
-            message = waiting.next(), if free && paused.is_none() => {
-                let (frame, generation) = message;
-                applying = generation.map(Applying::sent).or(applying);
-                line.put(frame, now())?;
             }
             // Where something is on its way already, that will be heard.
             _ = beat.tick(), if free => {
@@ -481,8 +485,7 @@ fn note(message: FromGuest, record: &mut Guest, replies: &mut Replies) -> Option
         // A second greeting means nothing; a pong has done its work by arriving.
         FromGuest::Pong(_) | FromGuest::Hello(_) => None,
         FromGuest::Received(received) => Some(EventKind::Received { generation: received.generation }),
-        FromGuest::Verified(mut verified) => {
-            reported::shorten_verified(&mut verified);
+        FromGuest::Verified(verified) => {
             // That it was heard is all the guest wants to know.
             if verified.confirm_within_s > 0 {
                 replies.confirm = Some(Confirm { generation: verified.stamp.generation });
@@ -513,8 +516,7 @@ fn note(message: FromGuest, record: &mut Guest, replies: &mut Replies) -> Option
             record.names_gap(&gap);
             None
         }
-        FromGuest::Status(mut status) => {
-            reported::shorten(&mut status);
+        FromGuest::Status(status) => {
             let status = Arc::new(status);
             record.reported(Arc::clone(&status));
             Some(EventKind::Status(status))

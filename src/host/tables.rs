@@ -122,6 +122,11 @@ impl Course {
         last
     }
 
+    /// As [`take`](Self::take), if it is `wanted`.
+    pub(crate) fn take_if(&mut self, wanted: bool) -> Option<Due> {
+        if wanted { self.take() } else { None }
+    }
+
     /// Takes out what is to be sent. The message is made by whoever gets it, without a lock.
     pub(crate) fn take(&mut self) -> Option<Due> {
         let (version, tables) = self.next.take()?;

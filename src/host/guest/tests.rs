@@ -52,7 +52,7 @@ fn status(applied: Stamp) -> Arc<Status> {
 /// The next message, if there is one now.
 fn next(waiting: &Waiting) -> Option<FromHost> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(waiting.next()).poll(&mut context) {
+    match std::pin::pin!(waiting.next(true)).poll(&mut context) {
         std::task::Poll::Ready(frame) => FromHost::from_frame(&frame.0).unwrap(),
         std::task::Poll::Pending => None,
     }

@@ -338,6 +338,20 @@ async fn one_that_floods_is_slowed_down_and_its_words_are_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_floods_is_stopped_at_once() {
+    let (host, guest) = host().await;
+    let mut fake = Fake::dial(&host, &guest).await;
+    for nonce in 0..5_000 {
+        fake.say(tether_wire::message::Pong { nonce }).await;
+    }
+    // It is not read for seconds.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(host.stop(&guest, Duration::from_secs(7)));
+    let heard = timeout(Duration::from_millis(100), fake.hear()).await.expect("it is told");
+    assert!(matches!(heard, FromHost::Stop(_)), "{heard:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_floods_and_dials_again_is_slowed_down_no_less() {
     let (host, guest) = host().await;
     let began = Instant::now();

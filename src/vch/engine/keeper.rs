@@ -68,7 +68,8 @@ impl Engine {
                 sleep(Duration::from_secs(1)).await;
             }
         });
-        let keeper = Keeper { engine: self.clone(), id: id.to_owned(), machine, words, said_everything };
+        let keeper =
+            Keeper { engine: self.clone(), id: id.to_owned(), machine, words, said_everything, noted: false };
         tokio::spawn(async move {
             let (end, Keeper { engine, id, .. }) = keeper.run().await;
             carried.abort();
@@ -143,6 +144,8 @@ struct Keeper {
     machine: Arc<dyn Machine>,
     words: mpsc::Receiver<()>,
     said_everything: watch::Receiver<bool>,
+    /// The workload's end is in the database.
+    noted: bool,
 }
 
 impl Keeper {
@@ -171,9 +174,7 @@ impl Keeper {
                     // There may be no console yet.
                     let _ = bound_console(&directory, CONSOLE_LIMIT);
                     // Its word may have been lost, where thousands said something at once.
-                    if exit.is_none() {
-                        self.look(&mut exit).await;
-                    }
+                    self.look(&mut exit).await;
                 }
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     self.machine.kill().await;
@@ -219,8 +220,9 @@ impl Keeper {
                 self.exited(&how).await;
                 *exit = Some(how);
             }
-            // Told again by a guest that has not heard that it is noted.
-            Some(Workload::Exited(_)) => self.seen(),
+            // The guest may not have heard that it is noted, or it could not be.
+            Some(Workload::Exited(_)) if self.noted => self.seen(),
+            Some(Workload::Exited(how)) => self.exited(&how).await,
             None => {}
         }
     }
@@ -266,7 +268,10 @@ impl Keeper {
         match noted {
             // Its file system goes with it: nobody needs it written.
             Ok(true) => self.machine.kill().await,
-            Ok(false) => self.seen(),
+            Ok(false) => {
+                self.noted = true;
+                self.seen();
+            }
             Err(error) => tracing::error!(container = self.id, "{error}"),
         }
     }
